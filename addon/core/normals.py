@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Normal maps as ControlNet's NormalBae and the union models have them.
+
+Red is left, green is up, blue is towards the camera; a wall that faces the camera is
+(128, 128, 255). Games and Blender's own matcaps have red to the right: this is not that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+background_colour = (128, 128, 255)
+
+
+def normal_map(
+    normals_world: np.ndarray, matrix_world: np.ndarray, background: np.ndarray
+) -> np.ndarray:
+    """Colours of the normals as the camera sees them.
+
+    normals_world: (H, W, 3) in world space (Blender's pass), of any length.
+    matrix_world: (4, 4), camera to world (x right, y up, looks along -z); its scale is ignored.
+    background: (H, W) bool. Pixels with no normal (length 0) are background too.
+    Returns (H, W, 3) uint8 RGB: R = (1 - x) / 2, G = (1 + y) / 2, B = (1 + z) / 2 of the unit
+    normal in camera space; the background is (128, 128, 255).
+    """
+    normals = np.asarray(normals_world, np.float32)
+    axes = np.asarray(matrix_world, np.float64)[:3, :3]
+    axes = axes / np.linalg.norm(axes, axis=0)
+    # The columns of `axes` are the camera's axes in the world: their dot products with a normal
+    # are its camera coordinates. Red is mirrored here, in the small matrix.
+    turned = normals.reshape(-1, 3) @ (axes * [-1.0, 1.0, 1.0]).astype(np.float32)
+    length = np.sqrt(np.einsum("ij,ij->i", turned, turned))
+    empty = background.ravel() | ~(length > 1e-6)
+    length[empty] = 1.0
+    turned *= (127.5 / length)[:, None]
+    turned += 127.5
+    np.rint(turned, out=turned)
+    np.clip(turned, 0.0, 255.0, out=turned)
+    colours = turned.astype(np.uint8)
+    colours[empty] = background_colour
+    return colours.reshape(normals.shape)
