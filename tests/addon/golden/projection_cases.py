@@ -87,9 +87,9 @@ def blender_answer(case: dict[str, Any]) -> dict[str, Any]:
         points, frame, view = [], [], []
         for _ in range(6):
             reach = draw.uniform(0.5, 30)
-            local = Vector(
-                (draw.uniform(-0.3, 0.3) * reach, draw.uniform(-0.3, 0.3) * reach, -reach)
-            )
+            # Near the frame: far beside it, Blender's single precision shows in the pixels.
+            side = case["ortho_scale"] if case["type"] == "ORTHO" else reach * 24 / case["lens"]
+            local = Vector((draw.uniform(-1, 1) * side, draw.uniform(-1, 1) * side, -reach))
             point = world @ local
             points.append(list(point))
             clip = matrix @ world.inverted() @ point.to_4d()
