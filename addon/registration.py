@@ -26,7 +26,7 @@ _registered: list[ModuleType] = []
 
 
 def register() -> None:
-    """Register all parts. When one fails, those before it are unregistered and the error goes on."""
+    """Register all parts; when one fails, unregister those before it and let the error go on."""
     if _registered:
         raise RuntimeError("Onmodel is already registered.")
     try:

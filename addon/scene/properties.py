@@ -172,6 +172,9 @@ class OnmodelShot(bpy.types.PropertyGroup):
     )
     marker_name: StringProperty(options={"HIDDEN"})
     marker_frame: IntProperty(options={"HIDDEN"})
+    detached: BoolProperty(
+        options={"HIDDEN"}, description="No marker was found for this shot when last looked"
+    )
     name: StringProperty(
         name="Name",
         description="Name of the shot and of its marker; files are named by it",

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which stored shot belongs to which camera marker.
+
+Blender's markers have no identity: name, frame and camera can each change. A stored shot (a row
+of `Scene.onmodel.shots`) keeps a uid that never changes and remembers the camera, the name and the
+frame its marker had. Rows and markers are paired by the first of these rules that fits; where
+several pairs fit one rule, the pair nearest in time is made first:
+
+    1. same camera, same name, same frame: nothing happened
+    2. same camera, same name: the marker was moved
+    3. same camera, same frame: the marker was renamed
+    4. same name, same frame: another camera was bound
+    5. same name: another camera was bound and the marker moved
+    6. same camera: the marker was renamed and moved
+
+A row that had no marker at the last look is paired by rules 1 and 2 only: its marker came back by
+undo or paste. Any other marker is a new shot. So a rename, a move in time, a reorder and a change
+of camera each keep the shot; only doing all three at once makes a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+_default_marker_name = re.compile(r"(F_-?\d+|Marker)?(\.\d+)?")
+
+name_step = 10
+"""Shots are numbered 010, 020, 030, so that others fit between them."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A timeline marker with a camera, or what a row remembers of it.
+
+    camera: anything that is equal for the same camera (the object itself, or its name).
+    """
+
+    frame: int
+    name: str
+    camera: object
+    detached: bool = False
+
+
+def _same(*fields: str) -> Callable[[Mark, Mark], bool]:
+    return lambda a, b: all(getattr(a, f) == getattr(b, f) for f in fields)
+
+
+_rules = (
+    _same("camera", "name", "frame"),
+    _same("camera", "name"),
+    _same("camera", "frame"),
+    _same("name", "frame"),
+    _same("name"),
+    _same("camera"),
+)
+_rules_of_detached = 2
+
+
+def bind(markers: Sequence[Mark], rows: Sequence[Mark]) -> list[int | None]:
+    """For each marker the index of its row, or None for a new shot. See the module's rules."""
+    found: list[int | None] = [None] * len(markers)
+    free = set(range(len(rows)))
+    for number, rule in enumerate(_rules):
+        pairs = [
+            (abs(m.frame - rows[r].frame), i, r)
+            for i, m in enumerate(markers)
+            if found[i] is None
+            for r in free
+            if rule(m, rows[r]) and (number < _rules_of_detached or not rows[r].detached)
+        ]
+        for _, i, r in sorted(pairs):
+            if found[i] is None and r in free:
+                found[i] = r
+                free.discard(r)
+    return found
+
+
+def is_default_name(name: str) -> bool:
+    """Whether Blender, not the artist, gave the marker this name ("F_24", "Marker")."""
+    return _default_marker_name.fullmatch(name) is not None
+
+
+def next_name(taken: Iterable[str], before: str = "", after: str = "") -> str:
+    """A free number for a shot.
+
+    taken: all names in use; before, after: the names of its neighbours in time, if any. The number
+    lies between theirs when both are numbers with room between; else it is the next ten.
+    """
+    used = {name.casefold() for name in taken}
+    low = int(before) if before.isdecimal() else None
+    high = int(after) if after.isdecimal() else None
+    if high is not None:
+        start = low or 0
+        middle = _roundest(start, high)
+        if middle is not None and f"{middle:03d}" not in used:
+            return f"{middle:03d}"
+    numbers = [int(name) for name in used if name.isdecimal()]
+    number = (low if low is not None else max(numbers, default=0)) // name_step * name_step
+    while True:
+        number += name_step
+        if f"{number:03d}" not in used:
+            return f"{number:03d}"
+
+
+def _roundest(low: int, high: int) -> int | None:
+    """The roundest number strictly between two, nearest to their middle."""
+    inside = range(low + 1, high)
+    if not inside:
+        return None
+    middle = (low + high) / 2
+
+    def unroundness(number: int) -> tuple[int, float]:
+        level = 0 if number % 10 == 0 else 1 if number % 5 == 0 else 2
+        return level, abs(number - middle)
+
+    return min(inside, key=unroundness)
+
+
+def uid_for(mark: Mark, camera_name: str, taken: Iterable[str]) -> str:
+    """An identity for a new shot: the same marker gets the same one on every look."""
+    used = set(taken)
+    text = f"{camera_name}\n{mark.name}\n{mark.frame}"
+    count = 0
+    while True:
+        uid = hashlib.sha256(f"{text}\n{count}".encode()).hexdigest()[:12]
+        if uid not in used:
+            return uid
+        count += 1

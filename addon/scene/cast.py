@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The cast of a scene: reading it, and finding a character's parts by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bpy
+
+from ..core import rigs
+from ..core.request import Lora
+from .errors import SceneError
+from .film import read_loras
+
+log = logging.getLogger(__name__)
+
+_rig_words = re.compile(r"(?i)(^|[\s_.-])(rig|armature|metarig|skeleton|deform|def)(?=$|[\s_.-])")
+_rig_maps: dict[tuple[str, ...], rigs.RigMap] = {}
+_kept_rig_maps = 64
+
+
+@dataclass(frozen=True)
+class CastMember:
+    """A character and what plays it in the scene.
+
+    meshes: objects of type MESH, at least one. references: absolute paths of existing portraits.
+    rig_map: which bone end is which joint, hand corrections included.
+    """
+
+    name: str
+    armature: bpy.types.Object
+    meshes: list[bpy.types.Object]
+    noun: str
+    rig_map: rigs.RigMap
+    trigger: str = ""
+    prompt: str = ""
+    loras: list[Lora] = field(default_factory=list)
+    references: list[Path] = field(default_factory=list)
+
+
+def read_cast(scene: bpy.types.Scene) -> list[CastMember]:
+    """The characters that are in the cast, in the artist's order.
+
+    Raises SceneError for one without an armature or meshes, with a rig of which no joint is known,
+    or whose name another one has. What is merely doubtful is for `problems.validate` to say.
+    """
+    members: list[CastMember] = []
+    for row in scene.onmodel.cast:
+        if not row.enabled:
+            continue
+        member = read_member(scene, row)
+        if any(m.name.casefold() == member.name.casefold() for m in members):
+            raise SceneError(
+                f"Two characters are named {member.name}.", "Give each a name of its own."
+            )
+        members.append(member)
+    return members
+
+
+def read_member(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> CastMember:
+    """One character. Raises SceneError as `read_cast` does."""
+    name = row.name.strip()
+    if not name:
+        raise SceneError("A character has no name.", "Name it in the Cast panel.")
+    armature = row.armature
+    if armature is None or armature.name not in scene.objects:
+        raise SceneError(
+            f"{name} has no armature in this scene.",
+            "Choose the rig that plays this character in the Cast panel.",
+        )
+    meshes = meshes_of(scene, row)
+    if not meshes:
+        raise SceneError(
+            f"{name} has no mesh in this scene.",
+            "Use Find Meshes in the Cast panel, or add the body by hand.",
+        )
+    rig_map = rig_map_of(row)
+    if not rig_map.joints:
+        raise SceneError(
+            f"No joint of {name}'s armature {armature.name} was recognised.",
+            "Bind its joints to bones by hand (Cast > Rig).",
+        )
+    return CastMember(
+        name=name,
+        armature=armature,
+        meshes=meshes,
+        noun=row.noun.strip() or "person",
+        rig_map=rig_map,
+        trigger=row.trigger.strip(),
+        prompt=row.prompt.strip(),
+        loras=read_loras(row.loras),
+        references=[p for p in reference_paths(row) if p.is_file()],
+    )
+
+
+def meshes_of(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> list[bpy.types.Object]:
+    """The character's meshes that are still in the scene."""
+    return [m.item for m in row.meshes if m.item is not None and m.item.name in scene.objects]
+
+
+def reference_paths(row: bpy.types.PropertyGroup) -> list[Path]:
+    """The character's portraits as absolute paths, whether the files exist or not."""
+    return [Path(bpy.path.abspath(r.filepath)) for r in row.references if r.filepath.strip()]
+
+
+# --- rigs ----------------------------------------------------------------------------------------
+
+
+def rig_map_of(row: bpy.types.PropertyGroup) -> rigs.RigMap:
+    """What the rig tables find in the armature, with the artist's corrections laid over it.
+
+    A correction that names an unknown joint or bone changes nothing; `problems.validate` names it.
+    """
+    found = _automatic_rig_map(row.armature)
+    bones = row.armature.data.bones
+    names = set(joint_names())
+    joints = dict(found.joints)
+    for correction in row.joints:
+        if correction.joint in names and correction.bone in bones:
+            joints[correction.joint] = (correction.bone, correction.end)
+    unmapped = [name for name in found.unmapped if name not in joints]
+    return dataclasses.replace(found, joints=joints, unmapped=unmapped)
+
+
+def _automatic_rig_map(armature: bpy.types.Object) -> rigs.RigMap:
+    """The rig map of an armature's bones, kept so that panels can ask on every redraw."""
+    bones = armature.data.bones
+    parents = {b.name: b.parent.name if b.parent else None for b in bones}
+    key = tuple(f"{name}\n{parent}" for name, parent in parents.items())
+    if key not in _rig_maps:
+        if len(_rig_maps) >= _kept_rig_maps:
+            _rig_maps.clear()
+        _rig_maps[key] = rigs.map_bones(list(parents), parents)
+    return _rig_maps[key]
+
+
+def joint_names() -> list[str]:
+    """The joints that can be bound by hand."""
+    return list(rigs.joint_names)
+
+
+def bones_beside(correction: bpy.types.PropertyGroup) -> list[str]:
+    """The bones of the armature that a correction belongs to, for its search field."""
+    for row in correction.id_data.onmodel.cast:
+        if row.armature and any(j == correction for j in row.joints):
+            return [b.name for b in row.armature.data.bones]
+    return []
+
+
+# --- edits ---------------------------------------------------------------------------------------
+
+
+def add_character(
+    scene: bpy.types.Scene, armature: bpy.types.Object | None
+) -> bpy.types.PropertyGroup:
+    """Take an armature and all that it moves into the cast. Returns the new row.
+
+    armature: an armature, or a mesh that one moves.
+    """
+    rig = armature_of(armature)
+    if rig is None:
+        raise SceneError(
+            "No armature is selected.", "Select the rig of a character, then add it to the cast."
+        )
+    settings = scene.onmodel
+    for other in settings.cast:
+        if other.armature == rig:
+            raise SceneError(
+                f"{rig.name} already plays {other.name}.", "Select the rig of another character."
+            )
+    row = settings.cast.add()
+    row.armature = rig
+    row.name = free_name(_name_of_rig(rig), [r.name for r in settings.cast])
+    find_meshes(scene, row)
+    settings.cast_index = len(settings.cast) - 1
+    return row
+
+
+def armature_of(item: bpy.types.Object | None) -> bpy.types.Object | None:
+    """The object itself if it is an armature, else the armature that moves it, else None."""
+    if item is None or item.type == "ARMATURE":
+        return item
+    for modifier in item.modifiers:
+        if modifier.type == "ARMATURE" and modifier.object:
+            return modifier.object
+    return armature_of(item.parent) if item.parent else None
+
+
+def find_meshes(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> int:
+    """Add the meshes that the character's armature moves and that are not yet listed.
+
+    Those with an Armature modifier for it, and those parented to it or to one of its bones, also
+    through other objects. Bone shapes (hidden in renders) are left out. Returns how many were new.
+    """
+    if row.armature is None:
+        raise SceneError(f"{row.name} has no armature.", "Choose one first.")
+    listed = {m.item for m in row.meshes}
+    new = [
+        item
+        for item in scene.objects
+        if item.type == "MESH"
+        and item not in listed
+        and not item.hide_render
+        and armature_of(item) == row.armature
+    ]
+    for item in sorted(new, key=lambda o: o.name):
+        row.meshes.add().item = item
+    return len(new)
+
+
+def free_name(wanted: str, taken: list[str]) -> str:
+    """The wanted name, with a number behind it when it is taken."""
+    used = {name.casefold() for name in taken}
+    name, number = wanted, 2
+    while name.casefold() in used:
+        name, number = f"{wanted} {number}", number + 1
+    return name
+
+
+def _name_of_rig(armature: bpy.types.Object) -> str:
+    """A character's name out of its rig's: "RIG-Ada.001" and "ada_armature" are Ada's."""
+    name = re.sub(r"\.\d+$", "", armature.name)
+    name = _rig_words.sub(" ", name)
+    name = re.sub(r"[\s_.-]+", " ", name).strip()
+    if not name:
+        return "Character"
+    return name[0].upper() + name[1:]
