@@ -1,0 +1,553 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Random dressed people: who somebody is, the body's shape, clothes, hair, colours, skin weights.
+
+Adults only, always clothed. The same identity gives the same figure. See `world.body` for frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from world import body
+from world.face import FaceFrame, face_frame, head_colours, landmarks_on_base, scalp_cover
+
+Array = np.ndarray
+
+skins = {
+    "pale": (0.93, 0.76, 0.68),
+    "fair": (0.87, 0.66, 0.54),
+    "tan": (0.74, 0.53, 0.40),
+    "brown": (0.53, 0.35, 0.25),
+    "dark": (0.33, 0.21, 0.15),
+}
+hairs = {
+    "black": (0.05, 0.045, 0.05),
+    "brown": (0.27, 0.15, 0.08),
+    "blond": (0.84, 0.66, 0.32),
+    "red": (0.62, 0.21, 0.07),
+    "grey": (0.58, 0.58, 0.60),
+    "white": (0.92, 0.91, 0.88),
+}
+irises = {"blue": (0.20, 0.42, 0.80), "green": (0.20, 0.52, 0.28), "brown": (0.30, 0.17, 0.08)}
+cloths = {
+    "red": (0.78, 0.09, 0.09),
+    "blue": (0.12, 0.22, 0.72),
+    "green": (0.10, 0.50, 0.18),
+    "yellow": (0.92, 0.76, 0.12),
+    "white": (0.93, 0.93, 0.93),
+    "black": (0.07, 0.07, 0.08),
+    "purple": (0.46, 0.15, 0.62),
+    "orange": (0.92, 0.43, 0.08),
+    "grey": (0.48, 0.49, 0.51),
+    "pink": (0.93, 0.52, 0.64),
+}
+"""sRGB, 0..1."""
+tops = ("sweater", "t-shirt")
+bottoms = ("trousers", "shorts", "skirt")
+hair_lengths = ("bald", "short", "long")
+head_shapes = ("oval", "round", "square", "triangular", "rectangular", "diamond")
+peoples = ("african", "asian", "caucasian")
+
+_features: dict[str, tuple[str, str]] = {
+    "nose/nose-scale-horiz": ("incr", "decr"),
+    "nose/nose-scale-depth": ("incr", "decr"),
+    "nose/nose-hump": ("incr", "decr"),
+    "nose/nose-point": ("up", "down"),
+    "nose/nose-width3": ("incr", "decr"),
+    "nose/nose-volume": ("incr", "decr"),
+    "chin/chin-height": ("incr", "decr"),
+    "chin/chin-width": ("incr", "decr"),
+    "chin/chin-prominent": ("incr", "decr"),
+    "head/head-scale-horiz": ("incr", "decr"),
+    "head/head-scale-vert": ("incr", "decr"),
+    "head/head-fat": ("incr", "decr"),
+    "mouth/mouth-scale-horiz": ("incr", "decr"),
+    "mouth/mouth-lowerlip-volume": ("incr", "decr"),
+    "mouth/mouth-upperlip-volume": ("incr", "decr"),
+    "mouth/mouth-trans": ("up", "down"),
+    "eyes/{}-eye-scale": ("incr", "decr"),
+    "eyes/{}-eye-height2": ("incr", "decr"),
+    "eyes/{}-eye-trans": ("out", "in"),
+    "cheek/{}-cheek-bones": ("incr", "decr"),
+    "cheek/{}-cheek-volume": ("incr", "decr"),
+}
+
+expressions: dict[str, dict[str, float]] = {
+    "neutral": {},
+    "smiling": {"mouth-corner-puller": 1.0, "mouth-part-later": 0.2},
+    "laughing": {
+        "mouth-corner-puller": 1.0,
+        "mouth-open": 0.6,
+        "eye-left-slit": 0.5,
+        "eye-right-slit": 0.5,
+    },
+    "sad": {
+        "mouth-depression": 1.0,
+        "eyebrows-left-inner-up": 1.0,
+        "eyebrows-right-inner-up": 1.0,
+    },
+    "angry": {
+        "eyebrows-left-down": 1.0,
+        "eyebrows-right-down": 1.0,
+        "mouth-compression": 0.8,
+        "eye-left-slit": 0.4,
+        "eye-right-slit": 0.4,
+    },
+    "surprised": {
+        "mouth-open": 0.9,
+        "eyebrows-left-up": 1.0,
+        "eyebrows-right-up": 1.0,
+        "eye-left-opened-up": 1.0,
+        "eye-right-opened-up": 1.0,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who somebody is. age: 0.5 (about 25 years) to 1 (old). muscle, weight, height: 0..1.
+
+    people: weights of `peoples`, sum 1. features: strength of facial features, about -1..1.
+    The rest are words of this module's tables: they are also the words of the captions.
+    """
+
+    seed: int
+    male: bool
+    age: float
+    muscle: float
+    weight: float
+    height: float
+    people: tuple[float, float, float]
+    features: tuple[tuple[str, float], ...]
+    head_shape: str
+    head_shape_weight: float
+    brow: float
+    skin: str
+    hair: str
+    hair_length: str
+    beard: bool
+    eyes: str
+    top: str
+    top_colour: str
+    bottom: str
+    bottom_colour: str
+
+
+def identity(seed: int, **chosen: Any) -> Identity:
+    """The person of this seed; fields named in `chosen` are taken as given.
+
+    Example: identity(3, male=False, hair="red", hair_length="long", top_colour="yellow").
+    """
+    rng = np.random.default_rng([seed, 77])
+
+    def pick(words: Any) -> str:
+        return str(rng.choice(list(words)))
+
+    male = bool(rng.random() < 0.5)
+    male = bool(chosen.get("male", male))
+    age = float(rng.choice([0.5, 0.53, 0.62, 0.75, 0.97]))
+    length = pick(("short",) * 7 + ("long",) + ("bald",) * 2 if male else ("long",) * 3 + ("short",))
+    hair = pick(hairs)
+    if age > 0.9 and rng.random() < 0.6:
+        hair = pick(("grey", "white"))
+    values: dict[str, Any] = {
+        "seed": seed,
+        "male": male,
+        "age": age,
+        "muscle": float(rng.uniform(0.25, 0.85)),
+        "weight": float(rng.beta(2.5, 2.5)),
+        "height": float(rng.uniform(0.3, 0.7)),
+        "people": tuple(rng.dirichlet([0.6] * 3).tolist()),
+        "features": tuple((name, float(rng.normal(0, 0.5))) for name in _features),
+        "head_shape": pick(head_shapes),
+        "head_shape_weight": float(rng.uniform(0.2, 0.9)),
+        "brow": float(rng.uniform(0.7, 1.2)),
+        "skin": pick(skins),
+        "hair": hair,
+        "hair_length": length,
+        "beard": bool(male and rng.random() < 0.35),
+        "eyes": pick(irises),
+        "top": pick(tops),
+        "top_colour": pick(cloths),
+        "bottom": pick(("trousers",) * 4 + ("shorts",) if male else ("trousers", "skirt", "skirt")),
+        "bottom_colour": pick(cloths),
+    }
+    values.update(chosen)
+    return Identity(**values)
+
+
+def noun(who: Identity) -> str:
+    """The class noun of a caption: "young woman", "man", "old man"."""
+    word = "man" if who.male else "woman"
+    return f"old {word}" if who.age > 0.9 else f"young {word}" if who.age < 0.55 else word
+
+
+def description(who: Identity) -> str:
+    """Skin, hair, beard, eyes and clothes in words, as the captions have them."""
+    hair = "bald" if who.hair_length == "bald" else f"{who.hair_length} {who.hair} hair"
+    beard = f"{who.hair} beard, " if who.beard else ""
+    return (
+        f"{who.skin} skin, {hair}, {beard}{who.eyes} eyes, {who.top_colour} {who.top}, "
+        f"{who.bottom_colour} {who.bottom}"
+    )
+
+
+def shape(who: Identity) -> Array:
+    """Base mesh vertices (V, 3) of the identity's body at rest, neutral face."""
+    v = body.base().vertices.copy()
+    sex = "male" if who.male else "female"
+    old = min(1.0, max(0.0, (who.age - 0.5) / 0.5))
+    for age, age_weight in (("young", 1 - old), ("old", old)):
+        for people, weight in zip(peoples, who.people, strict=True):
+            body.morph(v, f"macrodetails/{people}-{sex}-{age}", age_weight * weight)
+        for muscle, muscle_weight in _between(who.muscle, "muscle"):
+            for weight_name, weight in _between(who.weight, "weight"):
+                share = age_weight * muscle_weight * weight
+                build = f"{sex}-{age}-{muscle}-{weight_name}"
+                body.morph(v, f"macrodetails/universal-{build}", share)
+                end = "minheight" if who.height < 0.5 else "maxheight"
+                reach = abs(who.height - 0.5) * 2
+                body.morph(v, f"macrodetails/height/{build}-{end}", reach * share)
+    body.morph(v, f"head/head-{who.head_shape}", who.head_shape_weight)
+    for name, strength in who.features:
+        more, less = _features[name]
+        for one in (name.format("l"), name.format("r")) if "{}" in name else (name,):
+            body.morph(v, f"{one}-{more if strength > 0 else less}", min(1.0, abs(strength)))
+    return v
+
+
+def _between(value: float, what: str) -> list[tuple[str, float]]:
+    """MakeHuman's blend of average with the nearer end."""
+    end = f"min{what}" if value < 0.5 else f"max{what}"
+    reach = abs(value - 0.5) * 2
+    return [(f"average{what}", 1 - reach), (end, reach)]
+
+
+def express(vertices: Array, who: Identity, expression: str) -> Array:
+    """Vertices (V, 3) with an expression of `expressions` on the face."""
+    people = peoples[int(np.argmax(who.people))]
+    out = vertices.copy()
+    for unit, weight in expressions[expression].items():
+        body.morph(out, f"expression/units/{people}/{unit}", weight)
+    return out
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A dressed person at rest (arms in an A-pose).
+
+    vertices (N, 3) m, feet on z = 0. faces (M, 4), a triangle repeats its last corner. colours
+    (N, 3) sRGB 0..1. weights (N, B). bones, parents (-1: none), heads and tails (B, 3).
+    part: (M,) names: "skin", "head", "eyes", "mouth", "hair", "top", "bottom", "shoes".
+    landmarks: (70,) vertex indices in iBUG order (68) and the right and left pupil, -1: none.
+    ears: vertex indices of the right and the left ear.
+    """
+
+    vertices: Array
+    faces: Array
+    colours: Array
+    weights: Array
+    bones: tuple[str, ...]
+    parents: tuple[int, ...]
+    rolls: tuple[float, ...]
+    heads: Array
+    tails: Array
+    part: Array
+    landmarks: Array
+    ears: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some faces of one part, their vertices' positions, colours, weights.
+
+    base: base vertex index of each vertex, -1 for one that subdivision made.
+    """
+
+    name: str
+    faces: Array
+    vertices: Array
+    colours: Array
+    weights: Array
+    base: Array
+
+
+def figure(who: Identity, expression: str = "neutral") -> Figure:
+    """The identity dressed, with an expression."""
+    rest = shape(who)
+    face = face_frame(rest)
+    acted = express(rest, who, expression)
+    heads, tails = body.bone_ends(rest)
+    pieces = [
+        _head(who, rest, acted, face),
+        *_limbs(who, rest),
+        *_inside(who, rest, acted),
+        *_clothes(who, rest),
+    ]
+    if who.hair_length == "long":
+        pieces.append(_long_hair(who, rest, face))
+    skeleton = body.rig()
+    offset, faces, part, base_of = 0, [], [], []
+    for piece in pieces:
+        faces.append(piece.faces + offset)
+        part.append(np.full(len(piece.faces), piece.name))
+        base_of.append(piece.base)
+        offset += len(piece.vertices)
+    vertices = np.concatenate([p.vertices for p in pieces])
+    ground = np.array([0.0, 0.0, vertices[:, 2].min()])
+    where: dict[int, int] = {}
+    for index, source in enumerate(np.concatenate(base_of)):
+        where.setdefault(int(source), index)
+    points, ears = landmarks_on_base()
+    return Figure(
+        vertices=vertices - ground,
+        faces=np.concatenate(faces),
+        colours=np.clip(np.concatenate([p.colours for p in pieces]), 0, 1),
+        weights=np.concatenate([p.weights for p in pieces]),
+        bones=skeleton.bones,
+        parents=skeleton.parents,
+        rolls=skeleton.rolls,
+        heads=heads - ground,
+        tails=tails - ground,
+        part=np.concatenate(part),
+        landmarks=np.array([where.get(int(i), -1) for i in points]),
+        ears=(where[int(ears[0])], where[int(ears[1])]),
+    )
+
+
+def face_landmarks(person: Figure | None = None) -> Array:
+    """(70,) vertex indices, iBUG order and the two pupils: of the base mesh, or of a figure."""
+    return landmarks_on_base()[0] if person is None else person.landmarks
+
+
+@functools.cache
+def _neck_height() -> float:
+    """The base body above this height is drawn refined."""
+    at = body.rig().bones.index("mixamorig:Neck")
+    return float(body.bone_ends(body.base().vertices)[0][at, 2]) - 0.02
+
+
+@functools.cache
+def _quads_of(*groups: str) -> Array:
+    data = body.base()
+    return data.quads[np.isin(data.groups, groups)]
+
+
+@functools.cache
+def _head_surface() -> body.Subdivision:
+    quads = _quads_of("body")
+    middle = body.base().vertices[quads].mean(1)
+    return body.Subdivision(quads[middle[:, 2] > _neck_height()])
+
+
+@functools.cache
+def _head_weights() -> Array:
+    return _head_surface().linear(body.rig().weights)
+
+
+def _head(who: Identity, rest: Array, acted: Array, face: FaceFrame) -> _Piece:
+    surface = _head_surface()
+    fine_rest, fine = surface.smooth(rest), surface.smooth(acted)
+    colours, cover = head_colours(
+        fine_rest,
+        face,
+        surface.linear(_lip_weights()[:, None])[:, 0],
+        skin=np.array(skins[who.skin]),
+        hair=np.array(hairs[who.hair]),
+        bald=who.hair_length == "bald",
+        beard=who.beard,
+        brow=who.brow,
+        male=who.male,
+    )
+    away = fine_rest - face.skull
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    depth = 0.0 if who.hair_length == "bald" else 0.16 if who.hair_length == "short" else 0.10
+    fine = fine + away * cover[:, None] * depth * face.unit
+    source = np.full(len(fine), -1)
+    source[: len(surface.used)] = surface.used
+    return _Piece("head", surface.faces, fine, colours, _head_weights(), source)
+
+
+@functools.cache
+def _lip_weights() -> Array:
+    """How much each base vertex is lip, 0..1, from the lips' own volume targets."""
+    weight = np.zeros(len(body.base().vertices))
+    for name in ("mouth/mouth-upperlip-volume-incr", "mouth/mouth-lowerlip-volume-incr"):
+        indices, offsets = body.target(name)
+        strength = np.linalg.norm(offsets, axis=1)
+        weight[indices] = np.maximum(weight[indices], strength / strength.max())
+    return weight
+
+
+def _piece(name: str, quads: Array, vertices: Array, colours: Array) -> _Piece:
+    """A piece of the base mesh. colours: one (3,) for all, or (V, 3) of the base vertices."""
+    used, faces = np.unique(quads, return_inverse=True)
+    colours = np.broadcast_to(colours, (len(vertices), 3))[used]
+    weights = body.rig().weights[used]
+    return _Piece(name, faces.reshape(quads.shape), vertices[used], colours, weights, used)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Heights (m, base frame) and arm stations at which garments end, for one body."""
+
+    waist: float
+    hip: float
+    knee: float
+    ankle: float
+    sleeve: float
+    wrist: float
+
+
+def _cut(who: Identity, rest: Array) -> _Cut:
+    heads, _ = body.bone_ends(rest)
+    at = {n.split(":")[1]: heads[i] for i, n in enumerate(body.rig().bones)}
+    arm = float(np.linalg.norm(at["LeftForeArm"] - at["LeftArm"]))
+    whole = arm + float(np.linalg.norm(at["LeftHand"] - at["LeftForeArm"]))
+    waist, hip = float(at["Spine"][2]) - 0.03, float(at["LeftUpLeg"][2])
+    return _Cut(
+        waist=waist,
+        hip=hip,
+        knee=float(at["LeftLeg"][2]),
+        ankle=float(at["LeftFoot"][2]),
+        sleeve=arm * 0.55 if who.top == "t-shirt" else whole * 0.97,
+        wrist=whole,
+    )
+
+
+def _along_arm(rest: Array, points: Array) -> Array:
+    """Distance (m) of points (n, 3) from the shoulder along their side's arm, <= 0 on the trunk."""
+    heads, _ = body.bone_ends(rest)
+    order = body.rig().bones
+    out = np.zeros(len(points))
+    for side, sign in (("Left", 1), ("Right", -1)):
+        shoulder, elbow, hand = (
+            heads[order.index(f"mixamorig:{side}{n}")] for n in ("Arm", "ForeArm", "Hand")
+        )
+        upper, lower = elbow - shoulder, hand - elbow
+        first = (points - shoulder) @ (upper / np.linalg.norm(upper))
+        second = (points - elbow) @ (lower / np.linalg.norm(lower))
+        along = np.where(second > 0, np.linalg.norm(upper) + second, first)
+        mine = points[:, 0] * sign > abs(shoulder[0]) * 0.9
+        out = np.where(mine, along, out)
+    return out
+
+
+def _limbs(who: Identity, rest: Array) -> list[_Piece]:
+    """Hands, and what sleeves, trousers or skirt leave free of arms and legs; shoes."""
+    cut = _cut(who, rest)
+    quads = _quads_of("body")
+    middle = rest[quads].mean(1)
+    below_head = body.base().vertices[quads].mean(1)[:, 2] <= _neck_height()
+    along = _along_arm(rest, middle)
+    bare_arm = along > cut.sleeve - 0.025
+    leg_end = {"trousers": cut.ankle + 0.03, "shorts": cut.knee + 0.10, "skirt": cut.knee + 0.10}
+    bare_leg = (middle[:, 2] < leg_end[who.bottom]) & (along <= 0.02)
+    shoe = bare_leg & (middle[:, 2] < cut.ankle + 0.01)
+    # The neck and its base, where a wide collar could show it.
+    neck = (middle[:, 2] > _neck_height() - 0.05) & (np.abs(middle[:, 0]) < 0.09)
+    skin = below_head & (bare_arm | bare_leg | neck) & ~shoe
+    colour = np.array(skins[who.skin])
+    sole = np.array(cloths[who.bottom_colour]) * 0.25 + 0.04
+    shoes = _piece("shoes", quads[below_head & shoe], rest, sole)
+    return [_piece("skin", quads[skin], rest, colour), shoes]
+
+
+def _clothes(who: Identity, rest: Array) -> list[_Piece]:
+    """Top and bottom cut from the body's own tights and skirt, a little off the skin."""
+    cut = _cut(who, rest)
+    tights = _quads_of("helper-tights")
+    middle = rest[tights].mean(1)
+    along = _along_arm(rest, middle)
+    normals = _vertex_normals(rest, tights)
+    trunk = along <= 0.02
+    top = (middle[:, 2] > cut.hip + 0.02) & (along < cut.sleeve)
+    colour = np.array(cloths[who.top_colour])
+    pieces = [_piece("top", tights[top], rest + normals * 0.009, colour)]
+    colour = np.array(cloths[who.bottom_colour])
+    if who.bottom == "skirt":
+        skirt = _quads_of("helper-skirt")
+        kept = rest[skirt].mean(1)[:, 2] > cut.knee - 0.03
+        hips = trunk & (middle[:, 2] < cut.waist + 0.03) & (middle[:, 2] > cut.hip - 0.12)
+        pieces.append(_piece("bottom", skirt[kept], rest, colour))
+        pieces.append(_piece("bottom", tights[hips], rest, colour))
+    else:
+        end = cut.ankle + 0.02 if who.bottom == "trousers" else cut.knee + 0.06
+        legs = trunk & (middle[:, 2] < cut.waist + 0.03) & (middle[:, 2] > end)
+        pieces.append(_piece("bottom", tights[legs], rest + normals * 0.004, colour))
+    return pieces
+
+
+def _vertex_normals(vertices: Array, quads: Array) -> Array:
+    """(V, 3) unit normals of the vertices that the quads use, zeros elsewhere."""
+    a, b, c, d = (vertices[quads[:, k]] for k in range(4))
+    across = np.cross(c - a, d - b)
+    out = np.zeros_like(vertices)
+    for k in range(4):
+        np.add.at(out, quads[:, k], across)
+    length = np.linalg.norm(out, axis=1, keepdims=True)
+    return out / np.where(length > 0, length, 1)
+
+
+def _inside(who: Identity, rest: Array, acted: Array) -> list[_Piece]:
+    """Eyes, teeth, tongue."""
+    pieces = []
+    for side in "lr":
+        name = f"helper-{side}-eye"
+        indices = body.group(name)
+        around = rest[indices] - rest[indices].mean(0)
+        radius = np.linalg.norm(around, axis=1).max()
+        ring = np.hypot(around[:, 0], around[:, 2]) / radius
+        colours = np.full((len(rest), 3), 0.95)
+        front = around[:, 1] < 0
+        colours[indices[front & (ring < 0.60)]] = irises[who.eyes]
+        colours[indices[front & (ring < 0.28)]] = (0.02, 0.02, 0.02)
+        pieces.append(_piece("eyes", _quads_of(name), acted, colours))
+    teeth = _quads_of("helper-upper-teeth", "helper-lower-teeth")
+    pieces.append(_piece("mouth", teeth, acted, np.array((0.93, 0.92, 0.88))))
+    tongue = np.array((0.60, 0.25, 0.25))
+    pieces.append(_piece("mouth", _quads_of("helper-tongue"), acted, tongue))
+    return pieces
+
+
+def _long_hair(who: Identity, rest: Array, face: FaceFrame) -> _Piece:
+    """MakeHuman's hair helper without the curtain over the face."""
+    quads = _quads_of("helper-hair")
+    middle = rest[quads].mean(1)
+    return _piece("hair", quads[~face.before_face(middle)], rest, np.array(hairs[who.hair]))
+
+
+def from_data(data: Mapping[str, Any]) -> Identity:
+    """An identity from what `to_data` gave."""
+    fields = dict(data)
+    fields["people"] = tuple(fields["people"])
+    fields["features"] = tuple((str(n), float(w)) for n, w in fields["features"])
+    return Identity(**fields)
+
+
+def to_data(who: Identity) -> dict[str, Any]:
+    """An identity as plain JSON data."""
+    return dataclasses.asdict(who)
+
+
+__all__ = [
+    "Figure",
+    "Identity",
+    "description",
+    "express",
+    "expressions",
+    "face_landmarks",
+    "figure",
+    "from_data",
+    "identity",
+    "noun",
+    "scalp_cover",
+    "shape",
+    "to_data",
+]
