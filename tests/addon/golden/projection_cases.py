@@ -96,7 +96,7 @@ def blender_answer(case: dict[str, Any]) -> dict[str, Any]:
         points, frame, view = [], [], []
         for _ in range(6):
             reach = draw.uniform(0.5, 30)
-            side = case["ortho_scale"] if case["type"] == "ORTHO" else reach * 24 / case["lens"]
+            side = case["ortho_scale"] if case["type"] == "ORTHO" else reach * 15 / case["lens"]
             local = [draw.uniform(-1, 1) * side, draw.uniform(-1, 1) * side, -reach, 1.0]
             point = (world @ local)[:3].tolist()
             points.append(point)
