@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +64,14 @@ class Rig:
     root: str | None
     last: dict[str, Quaternion]
 
-    def deform_names(self) -> set[str]:
-        """Names of the bones that move the mesh."""
-        return {b.name for b in self.object.data.bones if b.use_deform}
+    def dense_weights(self, count: int) -> tuple[list[str], Array]:
+        """Bone names and the weights (count, B) of the base mesh's vertices."""
+        names = list(self.weights)
+        dense = np.zeros((count, len(names)))
+        for column, name in enumerate(names):
+            ids, values = self.weights[name]
+            dense[ids, column] = values
+        return names, dense
 
 
 def _armature(
@@ -125,10 +130,9 @@ def mixamo(name: str, vertices: Array, collection: bpy.types.Collection) -> Rig:
             for i in (1, 2, 3):
                 parts[f"{finger}{i}.{s}"] = [f"{b}Hand{finger.title()}{i}"]
     rest = {k: np.array(obj.data.bones[v[0]].head_local, float) for k, v in parts.items()}
-    weights = _weights("rigs/standard/weights.mixamo.json", lambda n: {n: 1.0})
     for bone in obj.pose.bones:
         bone.rotation_mode = "QUATERNION"
-    return Rig(obj, weights, parts, rest, None, {})
+    return Rig(obj, {}, parts, rest, None, {})
 
 
 def rigify(name: str, vertices: Array, collection: bpy.types.Collection) -> Rig:
@@ -266,19 +270,20 @@ def _weights(file: str, target: Any) -> Weights:
     }
 
 
-def bind(mesh: bpy.types.Object, rig: Rig, numbers: NDArray[np.int64]) -> None:
-    """Skin a mesh to a rig. numbers: (N,) the base mesh's number of each vertex of the mesh."""
-    place = np.full(int(numbers.max()) + 1, -1)
-    place[numbers] = np.arange(len(numbers))
-    for bone, (ids, values) in rig.weights.items():
-        here = ids < len(place)
-        mine, weight = place[ids[here]], values[here]
-        keep = (mine >= 0) & (weight > 1e-3)
-        if not keep.any():
+def bind(
+    mesh: bpy.types.Object, rig: Rig, weights: Array, bones: Sequence[str], most: int = 6
+) -> None:
+    """Skin a mesh to a rig. weights: (N, B) of its vertices; bones: B names; most: per vertex."""
+    kept = np.sort(weights, axis=1)[:, -min(most, weights.shape[1])]
+    weights = np.where((weights >= kept[:, None]) & (weights > 2e-3), weights, 0.0)
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    for column, bone in enumerate(bones):
+        vertices = np.flatnonzero(weights[:, column])
+        if not len(vertices):
             continue
         group = mesh.vertex_groups.new(name=bone)
-        for i, w in zip(mine[keep].tolist(), weight[keep].tolist(), strict=True):
-            group.add([i], w, "REPLACE")
+        for i in vertices.tolist():
+            group.add([i], float(weights[i, column]), "REPLACE")
     modifier = mesh.modifiers.new("Armature", "ARMATURE")
     modifier.object = rig.object
     mesh.parent = rig.object
