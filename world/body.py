@@ -108,7 +108,9 @@ class Rig:
 
 @functools.cache
 def _rig_file() -> dict[str, dict]:
-    return json.loads((data_folder() / "rigs" / "standard" / "rig.mixamo.json").read_text())["bones"]
+    return json.loads((data_folder() / "rigs" / "standard" / "rig.mixamo.json").read_text())[
+        "bones"
+    ]
 
 
 @functools.cache

@@ -102,8 +102,8 @@ def head_colours(
         blush = np.maximum(blush, np.exp(-(d[:, 0] ** 2 + d[:, 2] ** 2) / (0.3 * u) ** 2))
     ahead = points[:, 1] < face.eye_y + 0.6 * u
     paint(skin * np.array([1.0, 0.86, 0.84]), 0.5 * blush * ahead)
-    full = 0.55 if male else 0.9
-    paint(skin * np.array([0.88, 0.50, 0.50]), full * _step(0.22, 0.40, lips))
+    full = 0.35 if male else 0.85
+    paint(skin * np.array([0.88, 0.55, 0.55]), full * _step(0.22, 0.40, lips))
     if beard:
         low = points[:, 2] - face.mouth[2]
         x = np.abs(points[:, 0])
@@ -154,9 +154,7 @@ def landmarks_on_base() -> tuple[Array, Array]:
     skin = skin[v[skin, 2] > face.mouth[2] - 1.6 * u]
     right, left = _ear(v, skin, face, -1), _ear(v, skin, face, 1)
     jaw = _jaw(v, skin, face, right, left)
-    brows = []
-    for eye, xs in ((face.right_eye, (-0.42, -0.22, 0, 0.2, 0.4)),) * 1:
-        brows += [_on_brow(v, skin, eye, u, x) for x in xs]
+    brows = [_on_brow(v, skin, face.right_eye, u, x) for x in (-0.42, -0.22, 0, 0.2, 0.4)]
     brows += [_on_brow(v, skin, face.left_eye, u, x) for x in (-0.4, -0.2, 0, 0.22, 0.42)]
     eyes = _eye(v, skin, face.right_eye, u) + _eye(v, skin, face.left_eye, u)
     pupils = [_pupil(v, "r"), _pupil(v, "l")]
@@ -166,7 +164,9 @@ def landmarks_on_base() -> tuple[Array, Array]:
 
 def _ear(v: Array, skin: Array, face: FaceFrame, sign: int) -> int:
     """The skin just before the ear, at the height of the eyes' lower third."""
-    goal = np.array([sign * 1.22 * face.unit, face.eye_y + 1.25 * face.unit, face.eye_z - 0.3 * face.unit])
+    goal = np.array(
+        [sign * 1.22 * face.unit, face.eye_y + 1.25 * face.unit, face.eye_z - 0.3 * face.unit]
+    )
     return _nearest(v, skin, goal)
 
 
@@ -195,7 +195,9 @@ def _on_brow(v: Array, skin: Array, eye: Array, u: float, x: float) -> int:
 def _nose(v: Array, skin: Array, face: FaceFrame) -> list[int]:
     u = face.unit
     middle = skin[np.abs(v[skin, 0]) < 0.03 * u]
-    middle = middle[(v[middle, 2] > face.mouth[2] + 0.2 * u) & (v[middle, 2] < face.eye_z + 0.2 * u)]
+    middle = middle[
+        (v[middle, 2] > face.mouth[2] + 0.2 * u) & (v[middle, 2] < face.eye_z + 0.2 * u)
+    ]
     tip = _furthest(v, middle, (0, -1, 0))
     bridge_z = np.linspace(face.eye_z + 0.05 * u, v[tip, 2], 4)[:3]
     front = middle[v[middle, 1] < face.eye_y + 0.05 * u]

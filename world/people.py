@@ -152,7 +152,9 @@ def identity(seed: int, **chosen: Any) -> Identity:
     male = bool(rng.random() < 0.5)
     male = bool(chosen.get("male", male))
     age = float(rng.choice([0.5, 0.53, 0.62, 0.75, 0.97]))
-    length = pick(("short",) * 7 + ("long",) + ("bald",) * 2 if male else ("long",) * 3 + ("short",))
+    length = pick(
+        ("short",) * 7 + ("long",) + ("bald",) * 2 if male else ("long",) * 3 + ("short",)
+    )
     hair = pick(hairs)
     if age > 0.9 and rng.random() < 0.6:
         hair = pick(("grey", "white"))
@@ -421,21 +423,37 @@ def _cut(who: Identity, rest: Array) -> _Cut:
     )
 
 
-def _along_arm(rest: Array, points: Array) -> Array:
-    """Distance (m) of points (n, 3) from the shoulder along their side's arm, <= 0 on the trunk."""
+@functools.cache
+def _arm_share() -> tuple[Array, Array]:
+    """How much each base vertex goes with the left and with the right arm, (V,) each."""
+    skeleton = body.rig()
+    sides = []
+    for side in ("Left", "Right"):
+        names = [
+            i
+            for i, bone in enumerate(skeleton.bones)
+            if bone.startswith((f"mixamorig:{side}Arm", f"mixamorig:{side}ForeArm"))
+            or bone.startswith(f"mixamorig:{side}Hand")
+        ]
+        sides.append(skeleton.weights[:, names].sum(1))
+    return sides[0], sides[1]
+
+
+def _along_arm(rest: Array, quads: Array) -> Array:
+    """Distance (m) of quads (n, 4) from the shoulder along their arm, -1 on trunk and legs."""
     heads, _ = body.bone_ends(rest)
     order = body.rig().bones
-    out = np.zeros(len(points))
-    for side, sign in (("Left", 1), ("Right", -1)):
+    middle = rest[quads].mean(1)
+    out = np.full(len(quads), -1.0)
+    for side, share in zip(("Left", "Right"), _arm_share(), strict=True):
         shoulder, elbow, hand = (
             heads[order.index(f"mixamorig:{side}{n}")] for n in ("Arm", "ForeArm", "Hand")
         )
         upper, lower = elbow - shoulder, hand - elbow
-        first = (points - shoulder) @ (upper / np.linalg.norm(upper))
-        second = (points - elbow) @ (lower / np.linalg.norm(lower))
+        first = (middle - shoulder) @ (upper / np.linalg.norm(upper))
+        second = (middle - elbow) @ (lower / np.linalg.norm(lower))
         along = np.where(second > 0, np.linalg.norm(upper) + second, first)
-        mine = points[:, 0] * sign > abs(shoulder[0]) * 0.9
-        out = np.where(mine, along, out)
+        out = np.where(share[quads].mean(1) > 0.5, np.maximum(along, 0), out)
     return out
 
 
@@ -445,10 +463,10 @@ def _limbs(who: Identity, rest: Array) -> list[_Piece]:
     quads = _quads_of("body")
     middle = rest[quads].mean(1)
     below_head = body.base().vertices[quads].mean(1)[:, 2] <= _neck_height()
-    along = _along_arm(rest, middle)
+    along = _along_arm(rest, quads)
     bare_arm = along > cut.sleeve - 0.025
     leg_end = {"trousers": cut.ankle + 0.03, "shorts": cut.knee + 0.10, "skirt": cut.knee + 0.10}
-    bare_leg = (middle[:, 2] < leg_end[who.bottom]) & (along <= 0.02)
+    bare_leg = (middle[:, 2] < leg_end[who.bottom]) & (along < 0)
     shoe = bare_leg & (middle[:, 2] < cut.ankle + 0.01)
     # The neck and its base, where a wide collar could show it.
     neck = (middle[:, 2] > _neck_height() - 0.05) & (np.abs(middle[:, 0]) < 0.09)
@@ -464,9 +482,9 @@ def _clothes(who: Identity, rest: Array) -> list[_Piece]:
     cut = _cut(who, rest)
     tights = _quads_of("helper-tights")
     middle = rest[tights].mean(1)
-    along = _along_arm(rest, middle)
+    along = _along_arm(rest, tights)
     normals = _vertex_normals(rest, tights)
-    trunk = along <= 0.02
+    trunk = along < 0
     top = (middle[:, 2] > cut.hip + 0.02) & (along < cut.sleeve)
     colour = np.array(cloths[who.top_colour])
     pieces = [_piece("top", tights[top], rest + normals * 0.009, colour)]

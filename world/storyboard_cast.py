@@ -71,9 +71,7 @@ def identities() -> dict[str, people.Identity]:
     }
 
 
-def build(
-    name: str, who: people.Identity, family: str, collection: bpy.types.Collection
-) -> Actor:
+def build(name: str, who: people.Identity, family: str, collection: bpy.types.Collection) -> Actor:
     """Rig and mesh of one person. family: "mixamo" or "rigify"."""
     figure = people.figure(who)
     base = people.shape(who)

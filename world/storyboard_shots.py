@@ -246,9 +246,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             jonas=[
                 (
                     141,
-                    stand.but(
-                        at=(0.62, path, 0), facing=-30, look=face_mara, right_arm=on_hip
-                    ),
+                    stand.but(at=(0.62, path, 0), facing=-30, look=face_mara, right_arm=on_hip),
                 ),
                 (
                     172,

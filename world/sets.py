@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Eight simple sets as coloured quads. Metres, z up, the floor at z = 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+Array = np.ndarray
+Colour = tuple[float, float, float]
+
+floors: dict[str, Colour] = {
+    "forest": (0.20, 0.38, 0.12),
+    "city": (0.42, 0.42, 0.44),
+    "beach": (0.88, 0.78, 0.55),
+    "snow": (0.93, 0.95, 0.98),
+    "night street": (0.13, 0.13, 0.18),
+    "room": (0.50, 0.34, 0.22),
+    "desert": (0.82, 0.55, 0.32),
+    "studio": (0.62, 0.62, 0.64),
+}
+skies: dict[str, Colour] = {
+    "forest": (0.55, 0.75, 0.90),
+    "city": (0.70, 0.78, 0.88),
+    "beach": (0.45, 0.72, 0.95),
+    "snow": (0.80, 0.86, 0.93),
+    "night street": (0.03, 0.04, 0.12),
+    "room": (0.86, 0.80, 0.70),
+    "desert": (0.98, 0.80, 0.55),
+    "studio": (0.70, 0.70, 0.72),
+}
+tints: dict[str, Colour] = {
+    "night street": (0.62, 0.66, 0.92),
+    "snow": (0.97, 1.0, 1.05),
+    "beach": (1.06, 1.0, 0.92),
+    "desert": (1.08, 0.98, 0.85),
+    "room": (1.05, 0.97, 0.85),
+}
+names = tuple(floors)
+
+
+@dataclass
+class _Builder:
+    points: list[Array] = field(default_factory=list)
+    colours: list[Array] = field(default_factory=list)
+
+    def quad(self, corners: Array | list, colour: Array | Colour) -> None:
+        self.points.append(np.asarray(corners, dtype=float))
+        self.colours.append(np.asarray(colour, dtype=float))
+
+    def box(self, x: float, y: float, half: tuple[float, float], height: float, colour) -> None:  # type: ignore[no-untyped-def]
+        w, d = half
+        low = [(x - w, y - d, 0), (x + w, y - d, 0), (x + w, y + d, 0), (x - w, y + d, 0)]
+        high = [(a, b, height) for a, b, _ in low]
+        for i in range(4):
+            j = (i + 1) % 4
+            self.quad([low[i], low[j], high[j], high[i]], np.asarray(colour))
+        self.quad(high, colour)
+
+    def cone(self, base: tuple[float, float, float], radius: float, height: float, colour) -> None:  # type: ignore[no-untyped-def]
+        x, y, z = base
+        for k in range(8):
+            a, b = k * np.pi / 4, (k + 1) * np.pi / 4
+            foot = [(x + radius * np.cos(t), y + radius * np.sin(t), z) for t in (a, b)]
+            top = (x, y, z + height)
+            self.quad([*foot, top, top], np.asarray(colour) * (0.85 + 0.15 * (k % 2)))
+
+
+@dataclass(frozen=True)
+class SetMesh:
+    """vertices (4 n, 3), faces (n, 4) that share no vertex, colours (4 n, 3) sRGB."""
+
+    vertices: Array
+    faces: Array
+    colours: Array
+
+
+def build(name: str, rng: np.random.Generator) -> SetMesh:
+    """A set of `names`, furnished at random and turned about the origin."""
+    b = _Builder()
+    b.quad([(-60, -60, 0), (60, -60, 0), (60, 60, 0), (-60, 60, 0)], floors[name])
+    furnish = _furnish.get(name)
+    if furnish is not None:
+        furnish(b, rng)
+    vertices = np.concatenate(b.points)
+    angle = float(rng.uniform(0, 2 * np.pi)) if name != "beach" else 0.0
+    c, s = np.cos(angle), np.sin(angle)
+    vertices = vertices @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]])
+    faces = np.arange(len(vertices)).reshape(-1, 4)
+    return SetMesh(vertices, faces, np.clip(np.repeat(b.colours, 4, axis=0), 0, 1))
+
+
+def before(scene: SetMesh, matrix_world: Array, distance: float) -> SetMesh:
+    """The set as seen by a camera, (4, 4) camera to world, without what would stand in its way.
+
+    Quads nearer than `distance` (m along the view axis) go, the floor excepted; so do those that
+    turn their back on the camera: walls that it looks through from outside.
+    """
+    quads = scene.vertices[scene.faces]
+    middle = quads.mean(1)
+    away = middle - matrix_world[:3, 3]
+    facing = np.cross(quads[:, 1] - quads[:, 0], quads[:, 2] - quads[:, 0])
+    kept = ((facing * away).sum(1) < 0) & (away @ -matrix_world[:3, 2] > distance)
+    kept[0] = True
+    colours = scene.colours[scene.faces][kept].reshape(-1, 3)
+    faces = np.arange(4 * int(kept.sum())).reshape(-1, 4)
+    return SetMesh(quads[kept].reshape(-1, 3), faces, colours)
+
+
+def _ring(
+    rng: np.random.Generator, count: int, near: float, far: float
+) -> list[tuple[float, float]]:
+    turns, distances = rng.uniform(0, 2 * np.pi, count), rng.uniform(near, far, count)
+    return [
+        (float(np.cos(a) * d), float(np.sin(a) * d)) for a, d in zip(turns, distances, strict=True)
+    ]
+
+
+def _trees(leaf: Colour) -> Callable[[_Builder, np.random.Generator], None]:
+    def furnish(b: _Builder, rng: np.random.Generator) -> None:
+        for x, y in _ring(rng, 40, 3.2, 16):
+            b.box(x, y, (0.15, 0.15), 1.2, (0.30, 0.19, 0.10))
+            b.cone((x, y, 0.9), 1.1, float(rng.uniform(2.5, 5)), leaf)
+
+    return furnish
+
+
+def _city(b: _Builder, rng: np.random.Generator) -> None:
+    for x, y in _ring(rng, 26, 6, 20):
+        grey = float(rng.uniform(0.35, 0.8))
+        b.box(x, y, (1.6, 1.6), float(rng.uniform(3, 14)), np.array([1, 0.95, 0.9]) * grey)
+
+
+def _night(b: _Builder, rng: np.random.Generator) -> None:
+    for x, y in _ring(rng, 26, 6, 20):
+        height = float(rng.uniform(3, 14))
+        b.box(x, y, (1.6, 1.6), height, np.array([0.9, 0.9, 1.3]) * float(rng.uniform(0.1, 0.22)))
+        side = x - 1.62 * np.sign(x)
+        for z in np.arange(0.6, height - 1, 1.6):
+            corners = [(side, y - 0.5, z), (side, y + 0.5, z), (side, y + 0.5, z + 0.9)]
+            b.quad([*corners, (side, y - 0.5, z + 0.9)], (0.95, 0.85, 0.4))
+
+
+def _beach(b: _Builder, rng: np.random.Generator) -> None:
+    shore = float(rng.uniform(3, 8))
+    water = (0.10, 0.42, 0.70)
+    b.quad([(-60, shore, 0.02), (60, shore, 0.02), (60, 60, 0.02), (-60, 60, 0.02)], water)
+    b.quad([(-60, -60, 0.02), (60, -60, 0.02), (60, -shore, 0.02), (-60, -shore, 0.02)], water)
+
+
+def _room(b: _Builder, rng: np.random.Generator) -> None:
+    wall = np.array((0.80, 0.72, 0.60))
+    for k in range(4):
+        c, s = np.cos(k * np.pi / 2), np.sin(k * np.pi / 2)
+        turned = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+
+        def flat(
+            x0: float, x1: float, z0: float, z1: float, y: float, turned: Array = turned
+        ) -> Array:
+            corners = np.array([(x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)])
+            return corners @ turned.T
+
+        shade = wall * (0.92 + 0.08 * (k % 2))
+        b.quad(flat(-3.5, 3.5, 0, 3, 3.5), shade)
+        picture = (0.60, 0.82, 0.98) if k % 2 else (0.45, 0.25, 0.20)
+        b.quad(flat(-1 + k * 0.3, 0.6 + k * 0.3, 1, 2.3, 3.48), picture)
+        b.quad(flat(-3.4, -1.4, 0, 0.9, 3.0), (0.35, 0.20, 0.12))
+        b.quad(flat(-3.5, 3.5, 0, 0.12, 3.49), (0.93, 0.90, 0.85))
+
+
+def _desert(b: _Builder, rng: np.random.Generator) -> None:
+    for x, y in _ring(rng, 14, 6, 20):
+        size = float(rng.uniform(0.6, 2.5))
+        b.cone((x, y, 0), size, float(rng.uniform(0.5, 2.5)), (0.70, 0.42, 0.24))
+
+
+_furnish: dict[str, Callable[[_Builder, np.random.Generator], None]] = {
+    "forest": _trees((0.10, 0.36, 0.13)),
+    "snow": _trees((0.75, 0.85, 0.85)),
+    "city": _city,
+    "night street": _night,
+    "beach": _beach,
+    "room": _room,
+    "desert": _desert,
+}
