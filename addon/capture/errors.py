@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The error of this room."""
+
+from __future__ import annotations
+
+
+class CaptureError(RuntimeError):
+    """A keyframe that could not be captured; the scene is as it was.
+
+    message: one sentence that says what is wrong; fix: what the artist can do about it.
+    """
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(f"{message} {fix}".strip())
+        self.message = message
+        self.fix = fix
