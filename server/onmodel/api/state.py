@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the routes share: queue, blobs, supervisor, and when somebody last called."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from onmodel.jobs.blobs import BlobStore
+from onmodel.jobs.queue import Queue
+from onmodel.jobs.supervisor import Supervisor
+
+
+@dataclass
+class ServerState:
+    """One server. supervisor: None where nobody draws (tests of the API alone).
+
+    stopping: set when the server shuts down, so that endless streams end.
+    """
+
+    queue: Queue
+    blobs: BlobStore
+    supervisor: Supervisor | None = None
+    stopping: threading.Event = field(default_factory=threading.Event)
+    last_call: float = field(default_factory=time.monotonic)
+
+    def touch(self) -> None:
+        """Somebody is there."""
+        self.last_call = time.monotonic()
+
+    def wake(self) -> None:
+        """There is something new in the queue."""
+        if self.supervisor is not None:
+            self.supervisor.wake()

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `onmodel`: serve, models, loras, rehearsal, jobs.
+
+Everything heavy is imported by the subcommand that needs it, so `onmodel --help` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from onmodel.jobs.folders import DataFolder, default_data_folder
+from onmodel.version import version
+
+exit_ok, exit_failed, exit_usage = 0, 1, 2
+default_artist = "onmodel.generate.artist:Artist"
+
+
+def write(text: str) -> None:
+    """A line to the standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+def complain(message: str, fix: str = "") -> None:
+    """A sentence to the standard error."""
+    sys.stderr.write(f"onmodel: {message} {fix}".rstrip() + "\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="onmodel", description="Keyframes from a storyboard.")
+    parser.add_argument("--version", action="version", version=f"onmodel {version}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the server that Blender talks to")
+    add_data(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on [127.0.0.1]")
+    serve.add_argument("--port", type=int, default=0, help="0: one that the system gives [0]")
+    serve.add_argument("--token", help="session token; or ONMODEL_TOKEN; left out: a new one")
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name or address people use for a server that other machines reach; repeatable",
+    )
+    serve.add_argument("--parent-pid", type=int, metavar="PID", help="end when this process ends")
+    serve.add_argument(
+        "--ready-file", type=Path, metavar="FILE", help="write url, token and pid there when ready"
+    )
+    serve.add_argument(
+        "--idle-exit", type=float, metavar="SECONDS", help="end when nobody called for so long"
+    )
+    serve.add_argument(
+        "--keep-days", type=float, default=30.0, help="remember finished jobs so long [30]"
+    )
+    serve.add_argument(
+        "--attempts", type=int, default=3, help="crashes after which a keyframe fails [3]"
+    )
+    serve.add_argument("--artist", default=default_artist, metavar="MODULE:CLASS", help="who draws")
+    serve.set_defaults(run=run_serve)
+
+    models = commands.add_parser("models", help="list the models that the server can draw with")
+    models.add_argument("--artist", default=default_artist, metavar="MODULE:CLASS")
+    add_json(models)
+    models.set_defaults(run=run_models)
+
+    loras = commands.add_parser("loras", help="list LoRAs, or check a LoRA file before using it")
+    loras.add_argument("action", choices=["list", "check"])
+    loras.add_argument("file", type=Path, nargs="?")
+    loras.add_argument("--artist", default=default_artist, metavar="MODULE:CLASS")
+    add_json(loras)
+    loras.set_defaults(run=run_loras)
+
+    jobs = commands.add_parser("jobs", help="list the jobs of a data folder, server running or not")
+    add_data(jobs)
+    add_json(jobs)
+    jobs.set_defaults(run=run_jobs)
+
+    rehearsal = commands.add_parser(
+        "rehearsal", help="train and inspect the embedded model", add_help=False
+    )
+    rehearsal.add_argument("rest", nargs=argparse.REMAINDER)
+    rehearsal.set_defaults(run=run_rehearsal)
+    return parser
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """--data, with the platform's folder as its default."""
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data folder [ONMODEL_HOME or the platform's]"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """`onmodel serve`; exit codes in onmodel/api/serve.py."""
+    from onmodel.api.serve import ServeError, ServeOptions, serve
+
+    try:
+        return serve(
+            ServeOptions(
+                data=options.data or default_data_folder(),
+                host=options.host,
+                port=options.port,
+                token=options.token or os.environ.get("ONMODEL_TOKEN") or None,
+                allow_hosts=tuple(options.allow_host),
+                parent_pid=options.parent_pid,
+                ready_file=options.ready_file,
+                artist=options.artist,
+                idle_exit=options.idle_exit,
+                keep_days=options.keep_days,
+                max_crashes=max(1, options.attempts),
+            )
+        )
+    except ServeError as error:
+        complain(str(error))
+        return error.code
+
+
+def make_artist(name: str) -> Any:
+    """The artist "module:Class", or None after a complaint."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        complain(f"The artist {name} cannot be loaded: {error}.", "Check the installation.")
+        return None
+
+
+def run_models(options: argparse.Namespace) -> int:
+    """`onmodel models`."""
+    artist = make_artist(options.artist)
+    if artist is None:
+        return exit_failed
+    models = artist.models()
+    if options.json:
+        write(json.dumps(models, indent=1))
+    for model in [] if options.json else models:
+        side = round(model["native_pixels"] ** 0.5)
+        write(f"{model['name']:24} {model['family']:8} about {side} x {side}  {model['title']}")
+    if not models:
+        complain("There are no models.", "Put one into the models folder; see the README.")
+        return exit_failed
+    return exit_ok
+
+
+def run_loras(options: argparse.Namespace) -> int:
+    """`onmodel loras list` and `onmodel loras check FILE`."""
+    if options.action == "check":
+        return check_lora(options.file)
+    artist = make_artist(options.artist)
+    if artist is None:
+        return exit_failed
+    loras = artist.loras()
+    write(json.dumps(loras, indent=1)) if options.json else None
+    for lora in [] if options.json else loras:
+        write(f"{lora['name']:32} {lora['hash'][:16]}  {lora.get('title', '')}")
+    return exit_ok
+
+
+def check_lora(file: Path | None) -> int:
+    """Says whether a LoRA file is sound; exit code 1 where it is not."""
+    if file is None:
+        complain("Which file?", "Write: onmodel loras check FILE.safetensors")
+        return exit_usage
+    if importlib.util.find_spec("onmodel.models.safe") is None:
+        complain("This installation has no LoRA checks.", "Install the whole server.")
+        return exit_failed
+    safe = importlib.import_module("onmodel.models.safe")
+    try:
+        found = safe.check_lora(file)
+    except (OSError, ValueError) as error:
+        complain(f"{file.name} is refused: {error}")
+        return exit_failed
+    write(f"{file.name} is sound: {found}")
+    return exit_ok
+
+
+def run_jobs(options: argparse.Namespace) -> int:
+    """`onmodel jobs`."""
+    from onmodel.jobs.blobs import BlobStore
+    from onmodel.jobs.database import Database, DatabaseError
+    from onmodel.jobs.queue import Queue
+
+    folder = DataFolder(options.data or default_data_folder())
+    if not folder.database.exists():
+        complain(f"There is no queue in {folder.root}.", "Start a server there first.")
+        return exit_failed
+    try:
+        jobs = Queue(Database(folder.database), BlobStore(folder.blobs)).jobs()
+    except DatabaseError as error:
+        complain(error.message, error.fix)
+        return exit_failed
+    if options.json:
+        write(json.dumps(jobs, indent=1))
+        return exit_ok
+    for job in jobs:
+        when = datetime.fromtimestamp(job["created"]).strftime("%Y-%m-%d %H:%M")
+        counts = ", ".join(f"{n} {state}" for state, n in sorted(job["counts"].items()))
+        write(f"{job['id'][:8]}  {when}  {job['state']:9}  {counts:32}  {job['title']}")
+    return exit_ok
+
+
+def run_rehearsal(options: argparse.Namespace) -> int:
+    """`onmodel rehearsal …`: everything after it is that program's own."""
+    try:
+        program = importlib.import_module("onmodel.rehearsal.__main__")
+    except ImportError as error:
+        complain(f"The rehearsal model cannot be loaded: {error}.", "Install the whole server.")
+        return exit_failed
+    return int(program.main(options.rest) or 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    options = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

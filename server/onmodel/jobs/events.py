@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The numbered events of a job. A client that lost its connection asks for those after its last.
+
+Types: queued, loading, sampling, preview, done, failed, cancelled (each of one keyframe) and
+job_done. Numbers of a job only grow; some may be missing, since the steps of a keyframe that has
+ended are of no more use and are removed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from typing import Any
+
+final_states = ("done", "failed", "cancelled")
+
+
+def add_event(
+    connection: sqlite3.Connection,
+    job: str,
+    kind: str,
+    keyframe: str | None = None,
+    **data: Any,
+) -> None:
+    """Adds an event within the caller's write transaction.
+
+    data: step, steps, message, fix, blob as the type has them; None is left out.
+    """
+    (number,) = connection.execute(
+        "UPDATE job SET last_event = last_event + 1 WHERE id = ? RETURNING last_event", (job,)
+    ).fetchone()
+    body = {"id": number, "type": kind, "keyframe": keyframe, "time": round(time.time(), 3)}
+    body.update({name: value for name, value in data.items() if value is not None})
+    connection.execute(
+        "INSERT INTO event (job, id, keyframe, type, data) VALUES (?, ?, ?, ?, ?)",
+        (job, number, keyframe, kind, json.dumps(body, separators=(",", ":"))),
+    )
+    if kind in final_states:
+        connection.execute(
+            "DELETE FROM event WHERE keyframe = ? AND type IN ('sampling', 'preview')", (keyframe,)
+        )
+
+
+def add_final_event(
+    connection: sqlite3.Connection, job: str, kind: str, keyframe: str, **data: Any
+) -> None:
+    """Adds a keyframe's done, failed or cancelled, and job_done where it was the job's last."""
+    add_event(connection, job, kind, keyframe, **data)
+    (waiting,) = connection.execute(
+        "SELECT count(*) FROM keyframe WHERE job = ?"
+        " AND state IN ('queued', 'loading', 'sampling')",
+        (job,),
+    ).fetchone()
+    if waiting == 0:
+        connection.execute("UPDATE job SET finished = ? WHERE id = ?", (time.time(), job))
+        add_event(connection, job, "job_done", message=job_state(connection, job))
+
+
+def job_state(connection: sqlite3.Connection, job: str) -> str:
+    """queued, running, or how it ended: done, failed (some keyframe did) or cancelled."""
+    counts = dict(
+        connection.execute(
+            "SELECT state, count(*) FROM keyframe WHERE job = ? GROUP BY state", (job,)
+        ).fetchall()
+    )
+    return state_of(counts)
+
+
+def state_of(counts: dict[str, int]) -> str:
+    """The state of a job with so many keyframes in each state."""
+    if set(counts) <= set(final_states):
+        return next((s for s in ("failed", "cancelled") if s in counts), "done")
+    return "queued" if set(counts) == {"queued"} else "running"
