@@ -52,6 +52,8 @@ def build() -> bpy.types.Scene:
     _onmodel(scene, shots, actors)
     _animation_on_one_action_each()
     scene.frame_set(1)
+    for actor in actors.values():
+        log.info("%s is %.2f m tall", actor.name, actor.figure.vertices[:, 2].max())
     return scene
 
 
@@ -81,13 +83,12 @@ def _act(actor: Actor, poses: list[tuple[int, posing.Pose]], shot: ShotPlan) -> 
 
 
 def _emote(actors: dict[str, Actor]) -> None:
-    for frame in (1,):
-        storyboard_cast.key_expression(actors["Mara"], "smiling", frame)
-    for frame, expression in ((1, "neutral"), (90, "neutral"), (106, "smiling"), (180, "smiling")):
-        storyboard_cast.key_expression(actors["Jonas"], expression, frame)
-    for name in actors:
-        storyboard_cast.key_expression(actors[name], "laughing", 196)
-        storyboard_cast.key_expression(actors[name], "smiling", 197)
+    mara = ((1, "smiling"), (190, "smiling"), (196, "laughing"), (197, "smiling"))
+    jonas = ((1, "neutral"), (90, "neutral"), (104, "smiling"), (190, "smiling"))
+    jonas += ((196, "laughing"), (197, "smiling"))
+    for name, keys in (("Mara", mara), ("Jonas", jonas)):
+        for frame, expression in keys:
+            storyboard_cast.key_expression(actors[name], expression, frame)
 
 
 def _shoot(scene: bpy.types.Scene, collection: bpy.types.Collection, shot: ShotPlan) -> None:

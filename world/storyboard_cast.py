@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import bpy
 import numpy as np
+from mathutils import Vector
+from mathutils.bvhtree import BVHTree
 from mathutils.kdtree import KDTree
 
 from world import body, people, rigging
@@ -55,7 +58,7 @@ def identities() -> dict[str, people.Identity]:
             age=0.62,
             muscle=0.68,
             weight=0.74,
-            height=0.60,
+            height=0.44,
             people=(0.75, 0.10, 0.15),
             head_shape="square",
             skin="brown",
@@ -78,6 +81,9 @@ def build(name: str, who: people.Identity, family: str, collection: bpy.types.Co
     base = base + (figure.heads - body.bone_ends(base)[0])[0]  # feet on the floor, as the figure
     make = {"mixamo": rigging.mixamo, "rigify": rigging.rigify}[family]
     rig = make(f"{name} rig", base, collection)
+    tidy = _tidied(figure)
+    moved = tidy - figure.vertices
+    figure = dataclasses.replace(figure, vertices=tidy)
     mesh = _mesh(name, who, figure)
     collection.objects.link(mesh)
     if family == "mixamo":
@@ -86,8 +92,103 @@ def build(name: str, who: people.Identity, family: str, collection: bpy.types.Co
         names, weights = rig.dense_weights(len(base))
         rigging.bind(mesh, rig, _carried(base, weights, figure.vertices), names)
     for expression in expressions:
-        _shape_key(mesh, expression, people.figure(who, expression).vertices)
+        _shape_key(mesh, expression, people.figure(who, expression).vertices + moved)
     return Actor(name, who, figure, rig, mesh)
+
+
+def _tidied(figure: people.Figure) -> np.ndarray:
+    """Vertices (N, 3) with even hems, round shoes, and hair and top outside what they cover."""
+    out = figure.vertices.copy()
+    for part in ("top", "bottom"):
+        for loop in _borders(figure.faces[figure.part == part]):
+            axis = _loop_axis(figure, out[loop])
+            along = out[loop] @ axis
+            out[loop] += (np.median(along) - along)[:, None] * axis
+    _round_shoes(figure, out)
+    at = {n.split(":")[1]: figure.heads[i] for i, n in enumerate(figure.bones)}
+    hips = np.abs(out[:, 2] - at["LeftUpLeg"][2]) < 0.22
+    torso = np.abs(out[:, 0]) < abs(at["LeftArm"][0])
+    _keep_outside(figure, out, _of(figure, "top") & hips & torso, ("bottom",), 0.008)
+    low = out[:, 2] < at["Neck"][2] + 0.06
+    _keep_outside(figure, out, _of(figure, "hair") & low, ("top", "head", "skin"), 0.016)
+    return out
+
+
+def _of(figure: people.Figure, part: str) -> np.ndarray:
+    """(N,) the vertices of a part."""
+    mine = np.zeros(len(figure.vertices), bool)
+    mine[np.unique(figure.faces[figure.part == part])] = True
+    return mine
+
+
+def _loop_axis(figure: people.Figure, points: np.ndarray) -> np.ndarray:
+    """What the open edge of a garment is cut across: the arm for a sleeve, else the vertical."""
+    at = {n.split(":")[1]: figure.heads[i] for i, n in enumerate(figure.bones)}
+    middle = points.mean(axis=0)
+    if abs(middle[0]) < abs(at["LeftArm"][0]):
+        return np.array([0.0, 0.0, 1.0])
+    side = "Left" if middle[0] > 0 else "Right"
+    upper = at[f"{side}ForeArm"] - at[f"{side}Arm"]
+    lower = at[f"{side}Hand"] - at[f"{side}ForeArm"]
+    axis = upper if (middle - at[f"{side}ForeArm"]) @ lower < 0 else lower
+    return np.asarray(axis / np.linalg.norm(axis))
+
+
+def _round_shoes(figure: people.Figure, out: np.ndarray) -> None:
+    """Smooth the bare toes into a shoe: repeated means of the neighbours, then a little wider."""
+    faces = figure.faces[figure.part == "shoes"]
+    edges = np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2)
+    edges = np.concatenate([edges, edges[:, ::-1]])
+    fixed = np.concatenate(_borders(faces))
+    inner = np.setdiff1d(np.unique(faces), fixed)
+    start = out.copy()
+    for _ in range(40):
+        total = np.zeros_like(out)
+        np.add.at(total, edges[:, 0], out[edges[:, 1]])
+        count = np.bincount(edges[:, 0], minlength=len(out))[inner, None]
+        out[inner] = total[inner] / count
+    for sign in (1, -1):  # smoothing shrinks: back to the foot's length and width
+        foot = inner[start[inner, 0] * sign > 0]
+        low, high = start[foot].min(axis=0), start[foot].max(axis=0)
+        now_low, now_high = out[foot].min(axis=0), out[foot].max(axis=0)
+        out[foot] = (out[foot] - now_low) / (now_high - now_low) * (high - low) + low
+
+
+def _keep_outside(
+    figure: people.Figure,
+    out: np.ndarray,
+    movable: np.ndarray,
+    parts: tuple[str, ...],
+    gap: float,
+) -> None:
+    """Push vertices (N,) bool `movable` to at least `gap` metres outside the faces of `parts`."""
+    under = figure.faces[np.isin(figure.part, parts)]
+    tree = BVHTree.FromPolygons(out.tolist(), [list(dict.fromkeys(f)) for f in under.tolist()])
+    for i in np.flatnonzero(movable).tolist():
+        point = Vector(out[i])
+        place, normal, _, distance = tree.find_nearest(point)
+        lack = gap - (point - place).dot(normal)
+        if distance < 0.08 and lack > 0:
+            out[i] += np.array(normal) * lack
+
+
+def _borders(faces: np.ndarray) -> list[np.ndarray]:
+    """The open edges of some quads as groups of connected vertices."""
+    edges = np.sort(np.stack([faces, np.roll(faces, -1, axis=1)], axis=-1).reshape(-1, 2), axis=1)
+    edges, count = np.unique(edges[edges[:, 0] != edges[:, 1]], axis=0, return_counts=True)
+    groups: dict[int, int] = {}
+
+    def find(i: int) -> int:
+        while groups.setdefault(i, i) != i:
+            i = groups[i]
+        return i
+
+    for a, b in edges[count == 1].tolist():
+        groups[find(a)] = find(b)
+    loops: dict[int, list[int]] = {}
+    for i in list(groups):
+        loops.setdefault(find(i), []).append(i)
+    return [np.array(v) for v in loops.values()]
 
 
 def _carried(base: np.ndarray, weights: np.ndarray, vertices: np.ndarray) -> np.ndarray:
@@ -179,8 +280,18 @@ def _colours(
     for part, names in choice.items():
         mine = np.flatnonzero(figure.part == part)
         far = [np.linalg.norm(colour[mine] - np.array(plain[n]), axis=1) for n in names]
+        if part == "head":  # the blend of hair into skin is no lip
+            far[2] = far[2] + np.where(_near_mouth(figure)[mine], 0.0, 9.0)
         slots[mine] = np.array([words.index(n) for n in names])[np.argmin(far, axis=0)]
     return [material(f"{name} {w}", c) for w, c in plain.items()], slots
+
+
+def _near_mouth(figure: people.Figure) -> np.ndarray:
+    """(M,) faces about the mouth."""
+    corners = figure.vertices[figure.landmarks[48:60]]
+    middle = figure.vertices[figure.faces].mean(axis=1)
+    low, high = corners.min(axis=0) - 0.006, corners.max(axis=0) + 0.006
+    return np.asarray(((middle > low) & (middle < high))[:, (0, 2)].all(axis=1))
 
 
 def _shape_key(mesh: bpy.types.Object, name: str, vertices: np.ndarray) -> None:

@@ -15,13 +15,13 @@ import bpy
 Colour = tuple[float, float, float]
 Point = tuple[float, float, float]
 
-grass: Colour = (0.24, 0.42, 0.15)
-gravel: Colour = (0.66, 0.58, 0.44)
-bark: Colour = (0.30, 0.19, 0.10)
-leaves: Sequence[Colour] = ((0.10, 0.33, 0.12), (0.14, 0.39, 0.13), (0.20, 0.43, 0.16))
-hill: Colour = (0.33, 0.50, 0.36)
-wood: Colour = (0.50, 0.30, 0.15)
-iron: Colour = (0.16, 0.17, 0.18)
+grass: Colour = (0.40, 0.60, 0.26)
+gravel: Colour = (0.80, 0.73, 0.58)
+bark: Colour = (0.42, 0.29, 0.18)
+leaves: Sequence[Colour] = ((0.20, 0.47, 0.22), (0.25, 0.53, 0.22), (0.33, 0.58, 0.26))
+hill: Colour = (0.48, 0.66, 0.52)
+wood: Colour = (0.64, 0.42, 0.24)
+iron: Colour = (0.24, 0.25, 0.27)
 glass: Colour = (0.98, 0.93, 0.72)
 sky: Colour = (0.55, 0.75, 0.90)
 
@@ -151,7 +151,7 @@ def _ground(collection: bpy.types.Collection) -> None:
     paths = _Shape()
     stone = material("Gravel", gravel)
     along = [(-60, -1.95), (60, -1.95), (60, -0.35), (-60, -0.35)]
-    away = [(-2.0, -0.35), (-0.4, -0.35), (0.5, 60), (-2.9, 60)]
+    away = [(-2.0, -0.35), (-0.4, -0.35), (-0.6, 60), (-1.8, 60)]
     for corners in (along, away):
         paths.add([(x, y, 0.006) for x, y in corners], [[0, 1, 2, 3]], stone)
     _put("Paths", paths.mesh("Paths"), collection, (0, 0, 0))

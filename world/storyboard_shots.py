@@ -52,9 +52,10 @@ class ShotPlan:
 
 hang = Arm()
 swing_front = Arm(offset=(0.06, 0.34, -0.84), elbow=(0.4, -1, -0.2), curl=0.35)
-swing_back = Arm(offset=(0.12, -0.30, -0.86), elbow=(0.4, -1, 0.2), curl=0.35)
+swing_back = Arm(offset=(0.18, -0.30, -0.86), elbow=(0.4, -1, 0.2), curl=0.35)
 wave = Arm(offset=(0.42, 0.18, 0.42), elbow=(1, 0.1, -0.8), palm=(0, 1, 0), bend=-12, curl=0.03)
 wave_out = Arm(offset=(0.62, 0.16, 0.36), elbow=(1, 0.1, -0.9), palm=(0, 1, 0), bend=6, curl=0.03)
+hail = Arm(offset=(0.16, 0.52, 0.46), elbow=(1, 0.3, -1), palm=(0, 1, 0), bend=-20, curl=0.03)
 on_hip = Arm(
     anchor="hip", offset=(0.22, 0.09, 0.26), elbow=(1, -0.5, 0), palm=(-1, -0.2, 0), curl=0.4
 )
@@ -136,17 +137,17 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             1,
             48,
             "facing, full body shot, forest",
-            [CameraKey(1, (-0.5, -8.6, 1.75), (-0.35, 0.0, 1.15))],
-            {"lens": 34.0},
+            [CameraKey(1, (-0.85, -8.6, 1.75), (-0.75, 0.0, 1.2))],
+            {"lens": 46.0},
             mara=[
-                (1, step_left.but(at=(-3.6, path, 0), facing=84)),
-                (13, passing.but(at=(-3.2, path, 0), facing=84)),
-                (25, step_right.but(at=(-2.75, path, 0), facing=84, look=(1.3, 0.2, 1.2))),
-                (37, passing.but(at=(-2.3, path, 0), facing=84, look=(1.3, 0.2, 1.2))),
+                (1, step_left.but(at=(-3.1, path, 0), facing=84)),
+                (13, passing.but(at=(-2.75, path, 0), facing=84)),
+                (25, step_right.but(at=(-2.35, path, 0), facing=84, look=(1.3, 0.2, 1.2))),
+                (37, passing.but(at=(-1.95, path, 0), facing=84, look=(1.3, 0.2, 1.2))),
                 (
                     48,
                     step_left.but(
-                        at=(-1.85, path, 0), facing=80, look=(1.3, 0.2, 1.2), right_arm=wave
+                        at=(-1.55, path, 0), facing=80, look=(1.3, 0.2, 1.2), right_arm=hail
                     ),
                 ),
             ],
@@ -164,8 +165,8 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             84,
             "facing, full body shot, forest",
             [
-                CameraKey(49, (2.05, path - 0.25, 1.25), (-2.4, path, 0.87)),
-                CameraKey(84, (2.45, path - 0.25, 1.25), (-1.4, path, 0.87)),
+                CameraKey(49, (1.65, path - 0.25, 1.25), (-2.4, path, 0.87)),
+                CameraKey(84, (2.35, path - 0.25, 1.25), (-1.4, path, 0.87)),
             ],
             {"lens": 46.0, "sensor_fit": "VERTICAL"},
             mara=[
@@ -176,7 +177,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             ],
             jonas=[(49, sitting.but(look=face_mara))],
             size=(1080, 1920),
-            marked=(66,),
+            marked=(72,),
         ),
         ShotPlan(
             "030",
@@ -185,8 +186,8 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             108,
             "facing, close-up, forest",
             [
-                CameraKey(85, (0.55, -1.75, 1.30), (1.36, 0.16, 1.19), lens=75.0),
-                CameraKey(108, (0.55, -1.75, 1.30), (1.34, 0.16, 1.21), lens=85.0),
+                CameraKey(85, (0.77, -1.22, 1.30), (1.30, 0.10, 1.20), lens=80.0),
+                CameraKey(108, (0.77, -1.22, 1.30), (1.26, 0.10, 1.24), lens=92.0),
             ],
             {},
             mara=[(85, stand.but(at=(-1.2, path, 0), facing=86, right_arm=wave_out))],
@@ -201,7 +202,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             109,
             140,
             "facing, medium shot, forest",
-            [CameraKey(109, (2.15, path - 0.72, 1.62), (-0.4, path + 0.02, 1.36))],
+            [CameraKey(109, (2.2, path - 0.45, 1.62), (-0.4, path + 0.08, 1.36))],
             {"lens": 42.0},
             mara=[
                 (109, passing.but(at=(-0.8, path, 0), facing=92, look=face_jonas)),
@@ -229,7 +230,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             172,
             "facing, three-quarter shot, forest",
             [CameraKey(141, (0.12, -4.15, 0.86), (0.12, 0.0, 0.86))],
-            {"lens": 48.0, "shift_y": 0.11, "shift_x": -0.03},
+            {"lens": 48.0, "shift_y": 0.14, "shift_x": -0.03},
             mara=[
                 (
                     141,
@@ -267,22 +268,23 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             173,
             196,
             "in profile, full body shot, forest",
-            [CameraKey(173, (0.15, -7.0, 1.02), (0.15, 0.0, 1.02))],
-            {"type": "ORTHO", "ortho_scale": 4.2},
+            [CameraKey(173, (1.2, -7.0, 1.55), (1.2, path, 0.97))],
+            {"type": "ORTHO", "ortho_scale": 3.7},
             mara=[
-                (173, stand.but(at=(-0.50, path, 0), facing=88, look=face_jonas)),
+                (173, stand.but(at=(0.55, path, 0), facing=88, look=(1.75, path, 1.62))),
                 (
                     196,
                     stand.but(
-                        at=(-0.42, path, 0),
+                        at=(0.71, path, 0),
                         facing=84,
-                        look=face_jonas,
+                        look=(1.75, path, 1.62),
                         trunk=(-2, 0, 16),
                         right_arm=Arm(
                             anchor="world",
-                            offset=(0.10, path - 0.10, 1.66),
+                            offset=(1.17, path - 0.10, 1.55),
                             elbow=(1, 0.3, -1),
                             palm=(0, 1, 0),
+                            bend=-40,
                             curl=0.03,
                         ),
                         right_foot=Foot((0.12, -0.20, 0.0), turn=20, pitch=18),
@@ -290,19 +292,20 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
                 ),
             ],
             jonas=[
-                (173, stand.but(at=(0.80, path, 0), facing=-88, look=face_mara)),
+                (173, stand.but(at=(1.85, path, 0), facing=-88, look=(0.65, path, 1.5))),
                 (
                     196,
                     stand.but(
-                        at=(0.72, path, 0),
+                        at=(1.73, path, 0),
                         facing=-84,
-                        look=face_mara,
+                        look=(0.65, path, 1.5),
                         trunk=(2, 0, -16),
                         left_arm=Arm(
                             anchor="world",
-                            offset=(0.20, path - 0.10, 1.66),
+                            offset=(1.27, path - 0.10, 1.55),
                             elbow=(1, 0.3, -1),
                             palm=(0, 1, 0),
+                            bend=-40,
                             curl=0.03,
                         ),
                         left_foot=Foot((0.12, -0.16, 0.0), turn=14, pitch=14),
@@ -316,7 +319,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             197,
             236,
             "from behind, full body shot, forest",
-            [CameraKey(197, (away + 0.1, -5.6, 1.45), (away, 2.0, 1.0))],
+            [CameraKey(197, (away + 0.1, -5.6, 1.45), (away, 2.0, 0.93))],
             {"lens": 40.0},
             mara=[
                 (197, step_left.but(at=(away - 0.38, -1.1, 0), facing=180)),
