@@ -183,8 +183,10 @@ def set_up_log(folder: DataFolder) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ServeError."""
     try:
-        kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(kind, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        kind, _, protocol, _, address = found[0]
+        # asyncio turns Nagle's delay (40 ms an answer) off only where the protocol is stated.
+        listening = socket.socket(kind, socket.SOCK_STREAM, protocol)
         if os.name == "posix":
             # On Windows the same option would let another program take the port over.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
