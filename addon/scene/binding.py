@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _default_marker_name = re.compile(r"(F_-?\d+|Marker)?(\.\d+)?")
@@ -44,17 +44,13 @@ class Mark:
     detached: bool = False
 
 
-def _same(*fields: str) -> Callable[[Mark, Mark], bool]:
-    return lambda a, b: all(getattr(a, f) == getattr(b, f) for f in fields)
-
-
 _rules = (
-    _same("camera", "name", "frame"),
-    _same("camera", "name"),
-    _same("camera", "frame"),
-    _same("name", "frame"),
-    _same("name"),
-    _same("camera"),
+    ("camera", "name", "frame"),
+    ("camera", "name"),
+    ("camera", "frame"),
+    ("name", "frame"),
+    ("name",),
+    ("camera",),
 )
 _rules_of_detached = 2
 
@@ -63,19 +59,28 @@ def bind(markers: Sequence[Mark], rows: Sequence[Mark]) -> list[int | None]:
     """For each marker the index of its row, or None for a new shot. See the module's rules."""
     found: list[int | None] = [None] * len(markers)
     free = set(range(len(rows)))
-    for number, rule in enumerate(_rules):
+    for number, fields in enumerate(_rules):
+        candidates: dict[tuple[object, ...], list[int]] = {}
+        for r in free:
+            if number < _rules_of_detached or not rows[r].detached:
+                candidates.setdefault(_key(rows[r], fields), []).append(r)
         pairs = [
             (abs(m.frame - rows[r].frame), i, r)
             for i, m in enumerate(markers)
             if found[i] is None
-            for r in free
-            if rule(m, rows[r]) and (number < _rules_of_detached or not rows[r].detached)
+            for r in candidates.get(_key(m, fields), ())
         ]
         for _, i, r in sorted(pairs):
             if found[i] is None and r in free:
                 found[i] = r
                 free.discard(r)
+        if not free or None not in found:
+            break
     return found
+
+
+def _key(mark: Mark, fields: tuple[str, ...]) -> tuple[object, ...]:
+    return tuple(getattr(mark, f) for f in fields)
 
 
 def is_default_name(name: str) -> bool:

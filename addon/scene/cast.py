@@ -180,6 +180,35 @@ def add_character(
     return row
 
 
+def active_row(scene: bpy.types.Scene) -> bpy.types.PropertyGroup | None:
+    """The selected character."""
+    settings = scene.onmodel
+    known = 0 <= settings.cast_index < len(settings.cast)
+    return settings.cast[settings.cast_index] if known else None
+
+
+def uncast_rigs(scene: bpy.types.Scene) -> list[bpy.types.Object]:
+    """The armatures of the scene that move a mesh and play nobody yet, by name."""
+    played = {r.armature for r in scene.onmodel.cast}
+    movers = {
+        armature_of(o) for o in scene.objects if o.type == "MESH" and not o.hide_render
+    } - {None}
+    found = [a for a in movers if a not in played and a.name in scene.objects]
+    return sorted(found, key=lambda a: a.name)
+
+
+def drop_lost_references(row: bpy.types.PropertyGroup) -> int:
+    """Remove the portraits whose files are gone; returns how many."""
+    lost = [
+        k
+        for k, r in enumerate(row.references)
+        if not Path(bpy.path.abspath(r.filepath)).is_file()
+    ]
+    for index in reversed(lost):
+        row.references.remove(index)
+    return len(lost)
+
+
 def armature_of(item: bpy.types.Object | None) -> bpy.types.Object | None:
     """The object itself if it is an armature, else the armature that moves it, else None."""
     if item is None or item.type == "ARMATURE":

@@ -219,7 +219,7 @@ def check_character(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> Ite
             operator, label = "onmodel.cast_bind", "Bind the Selected Rig"
         elif not cast.meshes_of(scene, row):
             operator, label = "onmodel.cast_find_meshes", "Find Meshes"
-        values = {"name": name} if operator else {}
+        values = {"who": name} if operator else {}
         yield Problem("error", error.message, error.fix, operator, label, values, name)
         return
     missing = list(member.rig_map.unmapped)
@@ -248,7 +248,7 @@ def check_character(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> Ite
             "Choose the files again, or remove them.",
             "onmodel.references_drop_lost",
             "Remove Them",
-            {"name": name},
+            {"who": name},
             about=name,
         )
     if all(m.hide_render for m in member.meshes):

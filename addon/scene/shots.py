@@ -88,10 +88,36 @@ def find(scene: bpy.types.Scene, uid: str) -> Placed:
     )
 
 
-def is_synced(scene: bpy.types.Scene) -> bool:
-    """Whether the rows say exactly what the markers say. Cheap; for drawing code."""
+def at_frame(scene: bpy.types.Scene, frame: int) -> Placed | None:
+    """The shot that this frame is in."""
+    return next((p for p in place(scene) if p.start <= frame <= p.end), None)
+
+
+def active_row(scene: bpy.types.Scene) -> bpy.types.PropertyGroup | None:
+    """The selected shot's row."""
+    settings = scene.onmodel
+    known = 0 <= settings.shot_index < len(settings.shots)
+    return settings.shots[settings.shot_index] if known else None
+
+
+def keyframes_of(placed: Placed) -> list[int]:
+    """The frames of the shot that are drawn, in order: first and last if wanted, and the marked."""
+    row = placed.row
+    frames = {k.frame for k in row.keyframes if k.marked} if row else set()
+    if row is None or row.first:
+        frames.add(placed.start)
+    if row is None or row.last:
+        frames.add(placed.end)
+    return sorted(f for f in frames if placed.start <= f <= placed.end)
+
+
+def is_synced(scene: bpy.types.Scene, placed: list[Placed] | None = None) -> bool:
+    """Whether the rows say exactly what the markers say. Cheap; for drawing code.
+
+    placed: `place(scene)`, where the caller has it already.
+    """
     rows = scene.onmodel.shots
-    placed = place(scene)
+    placed = place(scene) if placed is None else placed
     attached = [r for r in rows if not r.detached]
     if len(attached) != len(placed) or len(rows) < len(placed):
         return False
@@ -107,7 +133,7 @@ def is_synced(scene: bpy.types.Scene) -> bool:
 
 
 def sync(scene: bpy.types.Scene) -> None:
-    """Make the rows say what the markers say: one a marker, in order of time, the lost ones last."""
+    """Make the rows say what the markers say: one each, in order of time, the lost ones last."""
     settings = scene.onmodel
     rows = settings.shots
     selected = rows[settings.shot_index].uid if 0 <= settings.shot_index < len(rows) else ""

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the lists say with an icon: how a shot's drawing stands, how well a rig is understood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import bpy
+
+from ..scene import cast, settings_hash, shots
+from ..scene.errors import SceneError
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a shot stands. state: new, queued, drawing, done, failed or stale.
+
+    done, all: keyframes. message: why it failed.
+    """
+
+    state: str
+    done: int = 0
+    all: int = 0
+    message: str = ""
+
+
+icons = {
+    "new": "RADIOBUT_OFF",
+    "queued": "SORTTIME",
+    "drawing": "GREASEPENCIL",
+    "done": "CHECKMARK",
+    "failed": "ERROR",
+    "stale": "FILE_REFRESH",
+}
+
+words = {
+    "new": "Not drawn yet",
+    "queued": "Waiting to be drawn",
+    "drawing": "Being drawn",
+    "done": "Drawn",
+    "failed": "Failed",
+    "stale": "Changed since it was drawn",
+}
+
+live: dict[str, Standing] = {}
+"""Shots of the running or last render, by uid. Not in the .blend: undo must not touch it."""
+
+
+def standing(scene: bpy.types.Scene, placed: shots.Placed) -> Standing:
+    """How this shot stands now."""
+    now = live.get(placed.uid)
+    if now is not None and now.state in ("queued", "drawing", "failed"):
+        return now
+    if placed.row is None or not placed.row.drawn:
+        return Standing("new")
+    same = placed.row.drawn == settings_hash.of_shot(scene, placed)
+    return Standing("done" if same else "stale")
+
+
+def draw_shot(
+    layout: bpy.types.UILayout, scene: bpy.types.Scene, placed: shots.Placed
+) -> None:
+    """The icon of a shot in the list; a ring that fills while it is drawn."""
+    now = standing(scene, placed)
+    if now.state == "drawing" and now.all:
+        layout.progress(text=f"{now.done}/{now.all}", factor=now.done / now.all, type="RING")
+    else:
+        layout.label(text="", icon=icons[now.state])
+
+
+def icon_of_character(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> str:
+    """How well the character is bound: all joints, some, or not at all."""
+    if not row.enabled:
+        return "RADIOBUT_OFF"
+    try:
+        member = cast.read_member(scene, row)
+    except SceneError:
+        return "ERROR"
+    return "CHECKMARK" if not member.rig_map.unmapped else "INFO"
+
+
+@dataclass
+class Trouble:
+    """A failure of the last run, for the panel."""
+
+    message: str
+    fix: str = ""
+
+
+@dataclass
+class Run:
+    """The running render for the panel: share of all work done 0..1, what is being done, and
+    after it what came of it."""
+
+    active: bool = False
+    share: float = 0.0
+    words: str = ""
+    detail: str = ""
+    outcome: str = ""
+    troubles: list[Trouble] = field(default_factory=list)
+    retryable: bool = False
+
+
+run = Run()
