@@ -24,7 +24,8 @@ def build(
 ) -> Path:
     """Write unet, vae, text encoders, tokenizers, scheduler and controlnet under `folder`.
 
-    widths: channels of the UNet's levels. size: latent side, pixels are 8 times that. Returns folder.
+    widths: channels of the UNet's levels. size: latent side; pixels are 8 times that.
+    Returns the folder.
     """
     import torch
 

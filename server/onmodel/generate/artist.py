@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The artist: draws batches of keyframes for the queue. Torch is imported when it first draws."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onmodel.generate.errors import RequestProblem
+from onmodel.jobs.artist import BlobReader, Cancelled, DrawError, Drawn, Report, Task
+from onmodel.models.errors import ModelError
+from onmodel.models.registry import LoraEntry, ModelEntry, Registry
+
+if TYPE_CHECKING:
+    from onmodel.generate.sampler import Settings
+    from onmodel.models.family import Family, Picture
+    from onmodel.models.loras import LoraShelf
+    from onmodel.models.memory import Place
+
+log = logging.getLogger(__name__)
+
+steps_limit = 200
+
+
+@dataclass
+class _Loaded:
+    """The model that is warm."""
+
+    key: tuple[str, str]
+    family: Family
+    shelf: LoraShelf
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A task made ready to draw."""
+
+    task: Task
+    picture: Picture
+
+
+class Artist:
+    """Draws with the models of a registry; keeps one model and its LoRAs warm.
+
+    Used by one thread. registry: None looks into the data folder (see models/registry.py).
+    """
+
+    def __init__(self, registry: Registry | None = None) -> None:
+        self.registry = registry or Registry()
+        self._loaded: _Loaded | None = None
+        self._place: Place | None = None
+
+    def models(self) -> list[dict[str, Any]]:
+        """ModelInfo of all models found now; without torch."""
+        return [entry.info() for entry in self.registry.models()]
+
+    def loras(self) -> list[dict[str, Any]]:
+        """LoRAs found now; without torch."""
+        return [entry.info() for entry in self.registry.loras()]
+
+    def device(self) -> str:
+        """The device's name, for people."""
+        return self._choose_place(0).title
+
+    def batch_key(self, request: dict[str, Any]) -> str:
+        """Equal for requests that differ only in prompts, seeds, characters and images."""
+        canvas = request["canvas"]
+        maps = sorted(
+            (m["kind"], m.get("weight", 1.0), m.get("start", 0.0), m.get("end", 1.0))
+            for m in request.get("maps", [])
+        )
+        return json.dumps(
+            {
+                "model": [request["model"], request.get("model_hash")],
+                "canvas": [canvas["width"], canvas["height"]],
+                "sampling": request.get("sampling", {}),
+                "loras": _wanted_loras(request),
+                "maps": maps,
+            },
+            sort_keys=True,
+        )
+
+    def max_batch(self, request: dict[str, Any]) -> int:
+        """By free memory and, on a CPU, by what a batch gains."""
+        from onmodel.models import memory
+
+        try:
+            entry = self.registry.find(request["model"])
+        except ModelError:
+            return 1
+        pixels = int(request["canvas"]["width"]) * int(request["canvas"]["height"])
+        weights = _weight_bytes(entry)
+        return memory.batch_limit(self._choose_place(weights), pixels, weights)
+
+    def draw(
+        self, tasks: list[Task], blobs: BlobReader, report: Report, cancelled: Cancelled
+    ) -> Iterator[tuple[str, Drawn]]:
+        """Draw tasks of one batch key. Raises DrawError; see `onmodel.jobs.artist`."""
+        started = time.perf_counter()
+        wanted = [t for t in tasks if not cancelled(t.id)]
+        if not wanted:
+            return
+        request = wanted[0].request
+        try:
+            entry = self.registry.find(request["model"], request.get("model_hash"))
+            loras = [
+                (self.registry.find_lora(name, pin), weight)
+                for name, weight, pin in _wanted_loras(request)
+            ]
+            settings = _settings(request, entry)
+            jobs = [_prepare(task, blobs, entry) for task in wanted]
+            self._load(entry, loras, wanted, report)
+        except ModelError as error:
+            raise DrawError(error.message, error.fix) from error
+        record = {
+            "model": entry.name,
+            "model_hash": entry.hash,
+            "preset": settings.preset,
+            "steps": settings.steps,
+            "guidance": settings.guidance,
+            "loras": [{"name": e.name, "hash": e.hash, "weight": w} for e, w in loras],
+            "device": self._choose_place(0).title,
+        }
+        ready = time.perf_counter() - started
+        yield from self._draw_jobs(jobs, settings, record, ready, report, cancelled)
+
+    def _draw_jobs(
+        self,
+        jobs: Sequence[_Job],
+        settings: Settings,
+        record: dict[str, Any],
+        ready: float,
+        report: Report,
+        cancelled: Cancelled,
+    ) -> Iterator[tuple[str, Drawn]]:
+        """One batch; where memory runs out, its halves, down to single pictures."""
+        from onmodel.generate.sampler import sample
+        from onmodel.models import memory
+
+        assert self._loaded is not None
+        family = self._loaded.family
+        started = time.perf_counter()
+        family.clock.take()
+        finished: set[str] = set()
+        try:
+            watcher = _Watcher(jobs, report, cancelled)
+            for row, pixels in sample(family, [j.picture for j in jobs], settings, watcher):
+                job = jobs[row]
+                timings = {"load": ready, **family.clock.seconds}
+                timings["total"] = ready + time.perf_counter() - started
+                own = record | {
+                    "seed": job.picture.seed,
+                    "batch": len(jobs),
+                    "timings": {k: round(v, 4) for k, v in timings.items()},
+                }
+                finished.add(job.task.id)
+                yield job.task.id, _finish(job.task.request, pixels, own)
+            return
+        except ModelError as error:
+            raise DrawError(error.message, error.fix) from error
+        except (RuntimeError, MemoryError) as error:
+            if not memory.out_of_memory(error):
+                raise
+            log.warning("Out of memory with %d pictures at once: %s", len(jobs), error)
+            memory.free_cache(family.place)
+        # Outside the except clause, which would keep the failed batch's tensors alive.
+        left = [j for j in jobs if j.task.id not in finished]
+        if len(jobs) == 1:
+            size = f"{jobs[0].picture.width}x{jobs[0].picture.height}"
+            raise DrawError(
+                f"There is not enough memory on {family.place.title} to draw {size} pixels with "
+                f"“{family.entry.name}”.",
+                "Close other programs that use it, choose a smaller model, or take LoRAs out.",
+                [jobs[0].task.id],
+            )
+        half = max(1, len(left) // 2)
+        for part in (left[:half], left[half:]):
+            if part:
+                yield from self._draw_jobs(part, settings, record, ready, report, cancelled)
+
+    def _load(
+        self,
+        entry: ModelEntry,
+        loras: list[tuple[LoraEntry, float]],
+        tasks: list[Task],
+        report: Report,
+    ) -> None:
+        """Make the model and the LoRAs active; reports only where something is really loaded."""
+        from onmodel.models import family as families
+        from onmodel.models.loras import LoraShelf
+
+        key = (entry.name, entry.hash)
+        if self._loaded is None or self._loaded.key != key:
+            for task in tasks:
+                report(task.id, "loading", {"message": f"Loading {entry.title}"})
+            if self._loaded is not None:
+                self._loaded.family.unload()
+                self._loaded = None
+            place = self._choose_place(_weight_bytes(entry), fresh=True)
+            family = families.load(entry, place)
+            self._loaded = _Loaded(key, family, LoraShelf(family))
+        shelf = self._loaded.shelf
+        for lora, weight in loras:
+            if weight and not shelf.holds(lora):
+                for task in tasks:
+                    report(task.id, "loading", {"message": f"Loading the LoRA {lora.name}"})
+        shelf.use(loras)
+
+    def _choose_place(self, weights: int, fresh: bool = False) -> Place:
+        from onmodel.models import memory
+
+        if self._place is None or fresh:
+            self._place = memory.choose_place(weights)
+        return self._place
+
+
+class _Watcher:
+    """Between the sampler, which speaks of rows, and the queue, which speaks of tasks."""
+
+    def __init__(self, jobs: Sequence[_Job], report: Report, cancelled: Cancelled) -> None:
+        self._ids = [j.task.id for j in jobs]
+        self._report = report
+        self._cancelled = cancelled
+
+    def step(self, row: int, step: int, steps: int) -> None:
+        self._report(self._ids[row], "sampling", {"step": step, "steps": steps})
+
+    def preview(self, row: int, step: int, steps: int, image: Any) -> None:
+        from onmodel.generate.pictures import encode_png
+
+        data = {"step": step, "steps": steps, "png": encode_png(image)}
+        self._report(self._ids[row], "preview", data)
+
+    def cancelled(self, row: int) -> bool:
+        return self._cancelled(self._ids[row])
+
+
+def _prepare(task: Task, blobs: BlobReader, entry: ModelEntry) -> _Job:
+    from onmodel.generate.conditioning import picture
+
+    try:
+        return _Job(task, picture(task.request, blobs, entry))
+    except RequestProblem as error:
+        raise DrawError(error.message, error.fix, [task.id]) from error
+
+
+def _finish(request: dict[str, Any], pixels: Any, record: dict[str, Any]) -> Drawn:
+    from onmodel.generate.conditioning import crop_box
+    from onmodel.generate.pictures import encode_png, request_key
+
+    left, top, right, bottom = crop_box(request["canvas"])
+    record = record | {"request_key": request_key(request)}
+    return Drawn(encode_png(pixels[top:bottom, left:right], record), record)
+
+
+def _wanted_loras(request: dict[str, Any]) -> list[tuple[str, float, str | None]]:
+    """(name, weight, pinned hash) of the picture's and the characters' LoRAs, each name once.
+
+    They act on the whole picture; a character's will act on its region alone when it is bound to
+    it. Of two mentions of one name the heavier counts.
+    """
+    found: dict[str, tuple[str, float, str | None]] = {}
+    mentions = [*request.get("loras", [])]
+    for character in request.get("characters", []):
+        mentions += character.get("loras", [])
+    for lora in mentions:
+        item = (lora["name"], float(lora.get("weight", 1.0)), lora.get("hash"))
+        known = found.get(item[0])
+        if known is None or abs(item[1]) > abs(known[1]):
+            found[item[0]] = item
+    return [found[name] for name in sorted(found)]
+
+
+def _settings(request: dict[str, Any], entry: ModelEntry) -> Settings:
+    from onmodel.generate.sampler import Settings
+    from onmodel.models import schedulers
+
+    sampling = request.get("sampling") or {}
+    name = sampling.get("preset") or "default"
+    if name == "default":
+        name = entry.default_preset
+    preset = schedulers.get(name, entry.found.scheduler)
+    steps = sampling.get("steps") or preset.steps or entry.steps
+    guidance = sampling.get("guidance")
+    if guidance is None:
+        guidance = entry.guidance if preset.guidance is None else preset.guidance
+    if not 1 <= int(steps) <= steps_limit:
+        raise ModelError(f"{steps} steps cannot be drawn.", f"Choose 1 to {steps_limit} steps.")
+    return Settings(name, int(steps), float(guidance))
+
+
+def _weight_bytes(entry: ModelEntry) -> int:
+    paths = list(entry.found.weights)
+    if entry.controlnet and entry.controlnet.is_dir():
+        paths += [p for p in entry.controlnet.glob("*.safetensors") if p not in paths]
+    elif entry.controlnet:
+        paths.append(entry.controlnet)
+    return sum(p.stat().st_size for p in paths)

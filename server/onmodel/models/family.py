@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the drawing code asks of a family of models (SDXL now; Flux fits the same places).
+
+A family owns modules on a device. The sampler (`onmodel.generate.sampler`) owns the loop, the
+schedulers, progress and cancel; it sees latents as one tensor whose first axis is the picture, and
+never looks inside. For SDXL they are (B, C, h, w); for Flux they would be packed tokens (B, n, 64).
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from onmodel.models.errors import ModelError
+from onmodel.models.memory import Place, synchronize
+from onmodel.models.registry import ModelEntry
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True)
+class ControlMap:
+    """A conditioning map. image: (H, W, 3) uint8 RGB of canvas size; others as in the request."""
+
+    kind: str
+    image: np.ndarray
+    weight: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+
+@dataclass(frozen=True)
+class RegionPrompt:
+    """A character's prompt and where it holds. mask: (H, W) bool of canvas size."""
+
+    prompt: str
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Everything a family needs to draw one picture, images decoded. Sizes in pixels."""
+
+    prompt: str
+    negative: str
+    width: int
+    height: int
+    seed: int
+    maps: Sequence[ControlMap] = ()
+    regions: Sequence[RegionPrompt] = ()
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module that a LoRA may act on. component: "unet", "text_encoder"…; module: its path."""
+
+    component: str
+    module: str
+
+
+@dataclass
+class Clock:
+    """Seconds spent in the model, by stage: "text", "denoise", "decode"."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, stage: str, place: Place) -> Iterator[None]:
+        """Add what the block takes, the device's work included, to the stage."""
+        synchronize(place)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            synchronize(place)
+            taken = time.perf_counter() - start
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + taken
+
+    def take(self) -> dict[str, float]:
+        """What was added since the last call."""
+        taken, self.seconds = self.seconds, {}
+        return taken
+
+
+class Prepared(ABC):
+    """A batch made ready: embeddings, maps and regions on the device."""
+
+    @abstractmethod
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all pictures but these, when some were cancelled."""
+
+
+class Family(ABC):
+    """A loaded model. Not safe for two threads at once.
+
+    components: modules that LoRAs may act on, by component name.
+    """
+
+    entry: ModelEntry
+    place: Place
+    components: dict[str, Any]
+    clock: Clock
+
+    @abstractmethod
+    def prepare(self, pictures: Sequence[Picture], guidance: float) -> Prepared:
+        """Encode prompts (cached), move maps and regions to the device. All of one size, with
+        maps of the same kinds, weights, starts and ends."""
+
+    @abstractmethod
+    def noise(self, generator: torch.Generator, width: int, height: int) -> torch.Tensor:
+        """Standard normal noise (1, …) float32 for a picture, drawn from a CPU generator, so that
+        a seed gives the same picture on every device and in every batch."""
+
+    @abstractmethod
+    def denoise(
+        self, prepared: Prepared, latents: torch.Tensor, timestep: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        """The model's output for latents that the scheduler has scaled, guidance applied: float32
+        of their shape. progress: the part of the steps already done, 0..1, for start and end."""
+
+    @abstractmethod
+    def encode(self, images: np.ndarray) -> torch.Tensor:
+        """Latents (B, …) float32 of images (B, H, W, 3) uint8, to start from or to inpaint."""
+
+    @abstractmethod
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Images (B, H, W, 3) uint8."""
+
+    @abstractmethod
+    def preview(self, latents: torch.Tensor) -> np.ndarray:
+        """Small images (B, h, w, 3) uint8 by a linear map of clean latents, in a millisecond."""
+
+    @abstractmethod
+    def lora_sites(self) -> dict[str, Site]:
+        """Every name by which LoRA files call a module, "component.name", and the module.
+
+        Names with dots are diffusers', names with underscores kohya's.
+        """
+
+    @abstractmethod
+    def forget_text(self) -> None:
+        """Drop cached prompt embeddings: a LoRA of the text encoders changed."""
+
+    @abstractmethod
+    def unload(self) -> None:
+        """Give the memory back; the family is not used afterwards."""
+
+
+def load(entry: ModelEntry, place: Place) -> Family:
+    """Load a model onto a device. Raises ModelError."""
+    if entry.family == "sdxl":
+        from onmodel.models.sdxl import SDXL
+
+        return SDXL.load(entry, place)
+    raise ModelError(
+        f"“{entry.name}” is a {entry.family.capitalize()} model, which this version of Onmodel "
+        "recognises but cannot draw with yet.",
+        "Choose an SDXL model.",
+    )

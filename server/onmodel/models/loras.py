@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""LoRAs on a loaded model: peft layers under a name each, kept warm, weighted per batch.
+
+Files are read by our own mapping (`lora_names`) instead of diffusers' converters, which lose the
+text encoders' keys and alphas with current transformers. A LoRA of this shelf acts on the whole
+picture. One that is bound to a region (a character's) will use the same adapters, with its delta
+multiplied by `Regions.members(tokens)` in peft's per-adapter variant of the layer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from onmodel.models import lora_file
+from onmodel.models.errors import ModelError
+from onmodel.models.family import Family, Site
+from onmodel.models.registry import LoraEntry
+
+log = logging.getLogger(__name__)
+
+warm_limit = 8
+
+
+@dataclass
+class _Adapter:
+    """A LoRA on the model. layers: peft layers that hold it. text: whether it touches text."""
+
+    name: str
+    layers: list[Any]
+    text: bool
+
+
+class LoraShelf:
+    """The LoRAs that are loaded onto a family."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._warm: OrderedDict[str, _Adapter] = OrderedDict()
+        self._active: list[tuple[str, float]] = []
+
+    def holds(self, entry: LoraEntry) -> bool:
+        """Whether this file is loaded already."""
+        return entry.hash in self._warm
+
+    def use(self, wanted: Sequence[tuple[LoraEntry, float]]) -> None:
+        """Make exactly these LoRAs act, at their weights; weight 0 means not at all.
+
+        Raises ModelError for one that does not fit the model.
+        """
+        acting = [(entry, weight) for entry, weight in wanted if weight != 0]
+        for entry, _ in acting:
+            if not self.holds(entry):
+                self._warm[entry.hash] = self._load(entry)
+            self._warm.move_to_end(entry.hash)
+        self._evict(keep={entry.hash for entry, _ in acting})
+        active = [(entry.hash, weight) for entry, weight in acting]
+        if active == self._active:
+            return
+        before, self._active = self._active, active
+        self._activate(active)
+        if any(self._warm[h].text for h, _ in [*before, *active] if h in self._warm):
+            self._family.forget_text()
+
+    def _activate(self, active: list[tuple[str, float]]) -> None:
+        layers: dict[int, tuple[Any, list[str]]] = {}
+        for adapter in self._warm.values():
+            for layer in adapter.layers:
+                layers.setdefault(id(layer), (layer, []))
+        for key, weight in active:
+            adapter = self._warm[key]
+            for layer in adapter.layers:
+                layer.set_scale(adapter.name, weight)
+                layers[id(layer)][1].append(adapter.name)
+        for layer, names in layers.values():
+            # What set_adapter does, without its walk over parameters to switch gradients.
+            layer._active_adapter = names
+
+    def _evict(self, keep: set[str]) -> None:
+        old = [key for key in self._warm if key not in keep]
+        while len(self._warm) > max(warm_limit, len(keep)):
+            adapter = self._warm.pop(old.pop(0))
+            for layer in adapter.layers:
+                layer.delete_adapter(adapter.name)
+
+    def _load(self, entry: LoraEntry) -> _Adapter:
+        from peft import LoraConfig, inject_adapter_in_model
+        from safetensors import safe_open
+
+        checked = lora_file.check(entry.path)
+        if checked.family not in ("", self._family.entry.family):
+            raise ModelError(
+                f"The LoRA “{entry.name}” was made for {_family_names[checked.family]}, not for "
+                f"“{self._family.entry.name}”.",
+                "Use a LoRA that was trained for this kind of model.",
+            )
+        targets = self._targets(entry, checked)
+        name = f"l{entry.hash[:16]}"
+        layers: list[Any] = []
+        with safe_open(str(entry.path), framework="pt") as file:
+            for component, pairs in targets.items():
+                model = self._family.components[component]
+                ranks = {path: pair.rank for path, pair in pairs.items()}
+                common = max(set(ranks.values()), key=list(ranks.values()).count)
+                config = LoraConfig(
+                    r=common,
+                    lora_alpha=common,
+                    target_modules=list(ranks),
+                    rank_pattern={p: r for p, r in ranks.items() if r != common},
+                    init_lora_weights=False,
+                )
+                inject_adapter_in_model(config, model, name, low_cpu_mem_usage=True)
+                for path, pair in pairs.items():
+                    layer = model.get_submodule(path)
+                    _fill(layer, name, file, pair, checked)
+                    layers.append(layer)
+        for layer in layers:
+            layer._active_adapter = []
+        log.info("LoRA %s: %d modules", entry.name, len(layers))
+        return _Adapter(name, layers, any(c != "unet" for c in targets))
+
+    def _targets(
+        self, entry: LoraEntry, checked: lora_file.LoraFile
+    ) -> dict[str, dict[str, lora_file.Pair]]:
+        """For each component, module path to pair. Raises ModelError where one does not fit."""
+        sites = self._family.lora_sites()
+        targets: dict[str, dict[str, lora_file.Pair]] = {}
+        for pair in checked.pairs:
+            site = sites.get(f"{pair.component}.{pair.module}")
+            if site is None:
+                raise ModelError(
+                    f"The LoRA “{entry.name}” does not fit “{self._family.entry.name}”: the model "
+                    f"has no part “{pair.module[:80]}”.",
+                    "Use a LoRA that was trained for this kind of model.",
+                )
+            self._check_sizes(entry, pair, site)
+            targets.setdefault(site.component, {})[site.module] = pair
+        return targets
+
+    def _check_sizes(self, entry: LoraEntry, pair: lora_file.Pair, site: Site) -> None:
+        module = self._family.components[site.component].get_submodule(site.module)
+        base = getattr(module, "base_layer", module)
+        outputs, inputs = base.weight.shape[:2]
+        if (inputs, outputs) != (pair.inputs, pair.outputs):
+            raise ModelError(
+                f"The LoRA “{entry.name}” does not fit “{self._family.entry.name}”: "
+                f"“{pair.module[:80]}” is {outputs}x{inputs} there, the LoRA is for "
+                f"{pair.outputs}x{pair.inputs}.",
+                "Use a LoRA that was trained for this kind of model.",
+            )
+
+
+_family_names = {"sdxl": "SDXL", "flux": "Flux", "sd1": "Stable Diffusion 1"}
+
+
+def _fill(
+    layer: Any, name: str, file: Any, pair: lora_file.Pair, checked: lora_file.LoraFile
+) -> None:
+    """Put the file's matrices into a fresh peft layer, on its base layer's device."""
+    base = layer.get_base_layer().weight
+    for side, key in ((layer.lora_A, pair.down), (layer.lora_B, pair.up)):
+        value = file.get_tensor(key).to(base.device, base.dtype)
+        module = side[name]
+        if value.ndim != module.weight.ndim or value.shape != module.weight.shape:
+            raise ModelError(
+                f"The LoRA “{checked.path.stem}” has matrices of a shape that "
+                f"“{pair.module[:80]}” cannot take.",
+                "Use a LoRA that was trained for this kind of model.",
+            )
+        module.weight = torch.nn.Parameter(value, requires_grad=False)
+    # Without an alpha, kohya's and diffusers' loaders alike take the rank: a scale of 1.
+    alpha = float(pair.rank)
+    if pair.alpha is not None:
+        alpha = float(file.get_tensor(pair.alpha).float().reshape(()))
+    else:
+        by_name = checked.alphas
+        alpha = by_name.get(f"{pair.component}.{pair.module}", by_name.get(pair.component, alpha))
+    layer.lora_alpha[name] = alpha
+    layer.set_scale(name, 1.0)

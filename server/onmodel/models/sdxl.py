@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stable Diffusion XL and models of its architecture, with a union ControlNet."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from onmodel.generate.regions import Regions, join_prompts, token_shares, use_regions
+from onmodel.models import lora_names, memory
+from onmodel.models.errors import ModelError
+from onmodel.models.family import Clock, Family, Picture, Prepared, Site
+from onmodel.models.memory import Place
+from onmodel.models.preview import LinearPreview
+from onmodel.models.probe import union_modes
+from onmodel.models.registry import ModelEntry
+from onmodel.models.sdxl_parts import Parts, load_parts
+
+text_cache_size = 256
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A prompt's embedding. keys: (L, D), 77 for each 75 tokens of text; pooled: (P,)."""
+
+    keys: torch.Tensor
+    pooled: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Control:
+    """One map of each picture. features: (B, C, h, w), what the ControlNet sees of it."""
+
+    mode: int
+    features: torch.Tensor
+    weight: float
+    start: float
+    end: float
+
+
+class Batch(Prepared):
+    """Pictures made ready for SDXL. positive, negative: lists of embeddings per picture."""
+
+    def __init__(
+        self,
+        positive: list[list[Embedding]],
+        negative: list[Embedding],
+        shares: torch.Tensor,
+        controls: list[_Control],
+        size: tuple[int, int],
+        guidance: float,
+    ) -> None:
+        self.positive = positive
+        self.negative = negative
+        self.shares = shares
+        self.controls = controls
+        self.size = size
+        self.guidance = guidance
+        self.guided = guidance > 1.0
+        self._assemble()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        index = torch.tensor(list(rows), device=self.shares.device)
+        self.positive = [self.positive[r] for r in rows]
+        self.negative = [self.negative[r] for r in rows]
+        self.shares = self.shares[index]
+        self.controls = [
+            _Control(c.mode, c.features[index], c.weight, c.start, c.end) for c in self.controls
+        ]
+        self._assemble()
+
+    def _assemble(self) -> None:
+        """The tensors as the modules take them: unguided rows first, then the guided ones."""
+        rows = [[e.keys for e in picture] for picture in self.positive]
+        pooled = [picture[0].pooled for picture in self.positive]
+        shares = self.shares
+        if self.guided:
+            rows = [[e.keys] for e in self.negative] + rows
+            pooled = [e.pooled for e in self.negative] + pooled
+            shares = torch.cat([torch.zeros_like(shares), shares])
+        self.keys, segments = join_prompts(rows)
+        self.pooled = torch.stack(pooled)
+        everyone = bool((segments == 0).all())
+        self.regions = None if everyone else Regions(shares, segments)
+        height, width = self.size
+        ids = [height, width, 0, 0, height, width]
+        self.time_ids = self.keys.new_tensor([ids]).expand(len(rows), -1)
+        twice = 2 if self.guided else 1
+        self.features = [torch.cat([c.features] * twice) for c in self.controls]
+
+    @property
+    def conditions(self) -> dict[str, torch.Tensor]:
+        """SDXL's added conditions: pooled text and size."""
+        return {"text_embeds": self.pooled, "time_ids": self.time_ids}
+
+
+class _OnceEmbedded(nn.Module):
+    """A ControlNet's embedding of maps, which lets through what is already embedded.
+
+    The stock ControlNet embeds the same full-size map again at every step; here it is done once a
+    picture. Embedded maps are told by their channel count, which is never three.
+    """
+
+    def __init__(self, inner: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.channels = channels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x if x.shape[1] == self.channels else self.inner(x)
+
+
+class SDXL(Family):
+    """A loaded SDXL."""
+
+    def __init__(self, entry: ModelEntry, place: Place, parts: Parts) -> None:
+        self.entry = entry
+        self.place = place
+        self.parts = parts
+        self.clock = Clock()
+        self.components = {
+            "unet": parts.unet,
+            "text_encoder": parts.text_encoders[0],
+            "text_encoder_2": parts.text_encoders[1],
+        }
+        self.dtype: torch.dtype = parts.unet.dtype
+        self.latent_scale = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+        self._texts: OrderedDict[str, Embedding] = OrderedDict()
+        self._sites = lora_names.sdxl_sites(self.components)
+        use_regions(parts.unet)
+        if parts.controlnet is not None:
+            use_regions(parts.controlnet)
+            channels = int(parts.controlnet.config.block_out_channels[0])
+            parts.controlnet.controlnet_cond_embedding = _OnceEmbedded(
+                parts.controlnet.controlnet_cond_embedding, channels
+            )
+        if place.tile_vae:
+            parts.vae.enable_tiling()
+        if not place.offload:
+            for module in self._modules():
+                module.to(place.device)
+        if place.device == "cpu":
+            parts.vae.to(memory_format=torch.channels_last)
+        self._preview = LinearPreview.fit(self)
+
+    @classmethod
+    def load(cls, entry: ModelEntry, place: Place) -> SDXL:
+        """Read the model from disk. Raises ModelError."""
+        return cls(entry, place, load_parts(entry, place))
+
+    def _modules(self) -> list[nn.Module]:
+        p = self.parts
+        return [m for m in (p.unet, p.vae, p.controlnet, *p.text_encoders) if m is not None]
+
+    @contextmanager
+    def _at_work(self, *modules: nn.Module | None) -> Iterator[None]:
+        """With little memory: these modules on the device, all others off it."""
+        if self.place.offload:
+            wanted = [m for m in modules if m is not None]
+            for module in self._modules():
+                if not any(module is m for m in wanted):
+                    module.to("cpu")
+            for module in wanted:
+                module.to(self.place.device)
+        yield
+
+    # Text
+
+    def forget_text(self) -> None:
+        self._texts.clear()
+
+    @torch.inference_mode()
+    def embed(self, text: str) -> Embedding:
+        """The embedding of a prompt of any length, from the cache where it is known."""
+        if text not in self._texts:
+            with (
+                self._at_work(*self.parts.text_encoders),
+                self.clock.measure("text", self.place),
+            ):
+                self._texts[text] = self._encode_text(text)
+            if len(self._texts) > text_cache_size:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(text)
+        return self._texts[text]
+
+    def _encode_text(self, text: str) -> Embedding:
+        per_encoder: list[torch.Tensor] = []
+        pooled: torch.Tensor | None = None
+        chunks = [_token_chunks(t, text) for t in self.parts.tokenizers]
+        count = max(len(c) for c in chunks)
+        for encoder, tokenizer, ids in zip(
+            self.parts.text_encoders, self.parts.tokenizers, chunks, strict=True
+        ):
+            ids = ids + [_padded(tokenizer, [])] * (count - len(ids))
+            out = encoder(torch.tensor(ids, device=self.place.device), output_hidden_states=True)
+            # SDXL takes the last layer but one, without the final norm.
+            per_encoder.append(out.hidden_states[-2].flatten(0, 1))
+            pooled = out[0][0]
+        assert pooled is not None
+        return Embedding(torch.cat(per_encoder, dim=-1).to(self.dtype), pooled.to(self.dtype))
+
+    def _negative(self, text: str, like: Embedding) -> Embedding:
+        if not text.strip() and self.parts.zero_empty:
+            first = like.keys[: self.parts.tokenizers[0].model_max_length]
+            return Embedding(torch.zeros_like(first), torch.zeros_like(like.pooled))
+        return self.embed(text)
+
+    # Sampling
+
+    @torch.inference_mode()
+    def prepare(self, pictures: Sequence[Picture], guidance: float) -> Batch:
+        first = pictures[0]
+        positive = [
+            [self.embed(p.prompt), *(self.embed(r.prompt) for r in p.regions)] for p in pictures
+        ]
+        negative = [
+            self._negative(p.negative, row[0]) for p, row in zip(pictures, positive, strict=True)
+        ]
+        size = (first.height // self.latent_scale, first.width // self.latent_scale)
+        shares = torch.zeros(len(pictures), max(1, *(len(p.regions) for p in pictures)), *size)
+        for row, picture in enumerate(pictures):
+            if picture.regions:
+                masks = torch.from_numpy(np.stack([r.mask for r in picture.regions]))
+                shares[row, : len(picture.regions)] = token_shares(masks, size)
+        controls = self._controls(pictures)
+        return Batch(
+            positive,
+            negative,
+            shares.to(self.place.device),
+            controls,
+            (first.height, first.width),
+            guidance,
+        )
+
+    def _controls(self, pictures: Sequence[Picture]) -> list[_Control]:
+        net = self.parts.controlnet
+        if not pictures[0].maps:
+            return []
+        if net is None:
+            raise ModelError(
+                f"The model “{self.entry.name}” has no union ControlNet, so it cannot follow maps.",
+                "Put a union ControlNet for SDXL into the controlnet folder of Onmodel's data.",
+            )
+        controls = []
+        with self._at_work(net, self.parts.unet), self.clock.measure("denoise", self.place):
+            for i, m in enumerate(pictures[0].maps):
+                images = np.stack([p.maps[i].image for p in pictures])
+                x = torch.from_numpy(images).to(self.place.device).permute(0, 3, 1, 2)
+                x = (x.float() / 255.0).to(self.dtype)
+                features = net.controlnet_cond_embedding(x)
+                controls.append(_Control(union_modes[m.kind], features, m.weight, m.start, m.end))
+        return controls
+
+    def noise(self, generator: torch.Generator, width: int, height: int) -> torch.Tensor:
+        channels = self.parts.unet.config.in_channels
+        size = (1, channels, height // self.latent_scale, width // self.latent_scale)
+        return torch.randn(size, generator=generator, dtype=torch.float32)
+
+    @torch.inference_mode()
+    def denoise(
+        self, prepared: Prepared, latents: torch.Tensor, timestep: torch.Tensor, progress: float
+    ) -> torch.Tensor:
+        assert isinstance(prepared, Batch)
+        with (
+            self._at_work(self.parts.unet, self.parts.controlnet),
+            self.clock.measure("denoise", self.place),
+        ):
+            x = latents.to(self.dtype)
+            if prepared.guided:
+                x = torch.cat([x, x])
+            extra = {"regions": prepared.regions}
+            residuals = self._control_residuals(prepared, x, timestep, progress, extra)
+            out = self.parts.unet(
+                x,
+                timestep,
+                encoder_hidden_states=prepared.keys,
+                added_cond_kwargs=prepared.conditions,
+                cross_attention_kwargs=extra,
+                return_dict=False,
+                **residuals,
+            )[0].float()
+            if prepared.guided:
+                without, with_text = out.chunk(2)
+                out = without + prepared.guidance * (with_text - without)
+            return out
+
+    def _control_residuals(
+        self,
+        batch: Batch,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        progress: float,
+        extra: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What the ControlNet adds at this step; nothing where no map is active."""
+        active = [
+            (c, f)
+            for c, f in zip(batch.controls, batch.features, strict=True)
+            if c.weight > 0 and c.start <= progress < c.end
+        ]
+        if not active:
+            return {}
+        net = self.parts.controlnet
+        types = x.new_zeros(x.shape[0], net.config.num_control_type)
+        types[:, [c.mode for c, _ in active]] = 1
+        down, mid = net(
+            x,
+            timestep,
+            encoder_hidden_states=batch.keys,
+            controlnet_cond=[f for _, f in active],
+            control_type=types,
+            control_type_idx=[c.mode for c, _ in active],
+            conditioning_scale=[c.weight for c, _ in active],
+            added_cond_kwargs=batch.conditions,
+            cross_attention_kwargs=extra,
+            return_dict=False,
+        )
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
+
+    # Pixels
+
+    def _scaled(self, latents: torch.Tensor, back: bool) -> torch.Tensor:
+        """Between the denoiser's latents and the VAE's."""
+        config = self.parts.vae.config
+        scale = config.scaling_factor
+        mean = getattr(config, "latents_mean", None)
+        std = getattr(config, "latents_std", None)
+        if mean is None or std is None:
+            return latents / scale if back else latents * scale
+        m = latents.new_tensor(mean).view(1, -1, 1, 1)
+        s = latents.new_tensor(std).view(1, -1, 1, 1)
+        return latents * s / scale + m if back else (latents - m) * scale / s
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray) -> torch.Tensor:
+        vae = self.parts.vae
+        with self._at_work(vae), self.clock.measure("encode", self.place):
+            x = torch.from_numpy(images).to(self.place.device).permute(0, 3, 1, 2)
+            x = (x.float() / 127.5 - 1.0).to(vae.dtype)
+            return self._scaled(vae.encode(x).latent_dist.mode().float(), back=False)
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        vae = self.parts.vae
+        with self._at_work(vae), self.clock.measure("decode", self.place):
+            x = self._scaled(latents.float(), back=True).to(vae.dtype)
+            pixels = vae.decode(x, return_dict=False)[0].float()
+            pixels = ((pixels + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
+
+    def preview(self, latents: torch.Tensor) -> np.ndarray:
+        return self._preview.draw(latents)
+
+    def lora_sites(self) -> dict[str, Site]:
+        return self._sites
+
+    def unload(self) -> None:
+        self.components = {}
+        self._texts.clear()
+        del self.parts
+        memory.free_cache(self.place)
+
+
+def _token_chunks(tokenizer: Any, text: str) -> list[list[int]]:
+    """Token ids of a text in chunks of the encoder's length, start and end tokens in each."""
+    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
+    room = tokenizer.model_max_length - 2
+    return [_padded(tokenizer, ids[i : i + room]) for i in range(0, max(len(ids), 1), room)]
+
+
+def _padded(tokenizer: Any, ids: list[int]) -> list[int]:
+    row = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
+    return row + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(row))
