@@ -71,9 +71,7 @@ def cover(
     return covered.reshape(z_pass.shape), nearest.reshape(z_pass.shape)
 
 
-def _planes(
-    corners: np.ndarray, perspective: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _planes(corners: np.ndarray, perspective: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per triangle (a, b, c) with value = a + b x + c y, the depth tolerance, and the corners.
 
     Edge-on triangles, which cover no pixel, are left out.
@@ -124,9 +122,7 @@ def _rows(
     x0, y0 = x[triangle, 0], y[triangle, 0]
     x1, y1 = x[triangle, 1], y[triangle, 1]
     one = x0 + long[triangle] * (at - y0)
-    other = np.where(
-        at < y1, x0 + upper[triangle] * (at - y0), x1 + lower[triangle] * (at - y1)
-    )
+    other = np.where(at < y1, x0 + upper[triangle] * (at - y0), x1 + lower[triangle] * (at - y1))
     left = np.clip(np.ceil(np.minimum(one, other) - 0.5), 0, width).astype(np.int64)
     right = np.clip(np.ceil(np.maximum(one, other) - 0.5), 0, width).astype(np.int64)
     kept = right > left

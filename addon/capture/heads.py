@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The head of a character: which part of its meshes it is, where it is seen, where it looks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import bpy
+import numpy as np
+
+from ..core.projection import View
+from ..core.request import Box
+from . import raster
+from .passes import Passes
+
+head_attribute = "onmodel_head"
+"""A POINT attribute of a mesh; where it is 0.5 or more (or True) the vertex is of the head. It
+wins over the weights."""
+
+_least_weight = 0.5
+
+
+@dataclass(frozen=True)
+class CapturedHead:
+    """A head on the canvas, hair and ears included; `request.Head` with its mask as an array.
+
+    box: of the whole head, seen or not; may lie partly outside of the canvas. yaw, pitch: degrees,
+    see `request.Head`. visible: 0..1. mask: (H, W) uint8, 255 where the head is seen.
+    """
+
+    box: Box
+    yaw: float
+    pitch: float
+    visible: float
+    mask: np.ndarray
+
+
+# --- which vertices ------------------------------------------------------------------------------
+
+
+def head_bones(head_bone: str, parents: Mapping[str, str | None]) -> frozenset[str]:
+    """The head bone and all bones below it: eyes, jaw, hair."""
+    children: dict[str, list[str]] = {}
+    for bone, parent in parents.items():
+        if parent:
+            children.setdefault(parent, []).append(bone)
+    found: set[str] = set()
+    waiting = [head_bone]
+    while waiting:
+        bone = waiting.pop()
+        if bone not in found:
+            found.add(bone)
+            waiting.extend(children.get(bone, ()))
+    return frozenset(found)
+
+
+def hangs_on_head(
+    item: bpy.types.Object, armature: bpy.types.Object, bones: frozenset[str]
+) -> bool:
+    """Whether a bone of the head carries the whole object, directly or through other objects."""
+    if item.parent == armature and item.parent_type == "BONE":
+        return item.parent_bone in bones
+    for constraint in item.constraints:
+        if constraint.type in {"CHILD_OF", "COPY_TRANSFORMS", "ARMATURE"} and not constraint.mute:
+            targets = getattr(constraint, "targets", None) or [constraint]
+            if any(t.target == armature and t.subtarget in bones for t in targets):
+                return True
+    deformed = any(m.type == "ARMATURE" and m.object for m in item.modifiers)
+    if item.parent is None or deformed or item.parent == armature:
+        return False
+    return hangs_on_head(item.parent, armature, bones)
+
+
+def head_vertices(
+    item: bpy.types.Object, mesh: bpy.types.Mesh, bones: frozenset[str]
+) -> np.ndarray:
+    """(V,) bool: the vertices of `mesh`, a state of the object's mesh, that are of the head."""
+    marked = mesh.attributes.get(head_attribute)
+    if marked and marked.domain == "POINT" and marked.data_type in {"FLOAT", "BOOLEAN", "INT"}:
+        values = np.empty(len(mesh.vertices), bool if marked.data_type == "BOOLEAN" else np.float32)
+        marked.data.foreach_get("value", values)
+        return values >= _least_weight
+    groups = {g.index for g in item.vertex_groups if g.name in bones}
+    if not groups:
+        return np.zeros(len(mesh.vertices), bool)
+    return np.fromiter(
+        (
+            sum(g.weight for g in v.groups if g.group in groups) >= _least_weight
+            for v in mesh.vertices
+        ),
+        bool,
+        len(mesh.vertices),
+    )
+
+
+def head_triangles(mesh: bpy.types.Mesh, of_head: np.ndarray | None) -> np.ndarray:
+    """(T, 3) int32 vertex numbers of the triangles that are of the head.
+
+    of_head: (V,) bool; None takes all. A triangle belongs where most of its corners do.
+    """
+    mesh.calc_loop_triangles()
+    triangles = np.empty(len(mesh.loop_triangles) * 3, np.int32)
+    mesh.loop_triangles.foreach_get("vertices", triangles)
+    triangles = triangles.reshape(-1, 3)
+    if of_head is None:
+        return triangles
+    return triangles[of_head[triangles].sum(axis=1) >= 2]
+
+
+# --- where it is seen ----------------------------------------------------------------------------
+
+
+def find_head(
+    triangles_world: np.ndarray,
+    whole_objects: Iterable[int],
+    own: np.ndarray,
+    passes: Passes,
+    view: View,
+    yaw_pitch: tuple[float, float],
+) -> CapturedHead | None:
+    """The head on the canvas; None where it is not before the camera or is not known.
+
+    triangles_world: (T, 3, 3) of the head's meshes. whole_objects: indices on `passes.ids` of
+    objects that are head altogether (hair strands, that have no triangles, too). own: (H, W) bool,
+    the character's visible pixels.
+    """
+    height, width = own.shape
+    seen = np.isin(passes.ids, list(whole_objects)) if whole_objects else np.zeros_like(own)
+    covered = seen
+    corners = view.project(triangles_world.reshape(-1, 3), width, height).reshape(-1, 3, 3)
+    corners = corners[corners[:, :, 2].min(axis=1) > view.clip_start]
+    if len(corners):
+        perspective = view.projection == "perspective"
+        drawn, nearest = raster.cover(corners, passes.z, perspective, view.clip_start)
+        covered, seen = covered | drawn, seen | (nearest & own)
+        low, high = corners[:, :, :2].min(axis=(0, 1)), corners[:, :, :2].max(axis=(0, 1))
+    elif seen.any():
+        rows, columns = np.nonzero(seen)
+        low = np.array([columns.min(), rows.min()], float)
+        high = np.array([columns.max() + 1, rows.max() + 1], float)
+    else:
+        return None
+    total = int(covered.sum())
+    return CapturedHead(
+        box=Box(*(round(float(v), 3) for v in (low[0], low[1], *(high - low)))),
+        yaw=round(yaw_pitch[0], 2),
+        pitch=round(yaw_pitch[1], 2),
+        visible=round(int(seen.sum()) / total, 4) if total else 0.0,
+        mask=seen.astype(np.uint8) * 255,
+    )
+
+
+def face_direction(
+    rest_points: Mapping[str, np.ndarray], rest_head: np.ndarray, posed_head: np.ndarray
+) -> np.ndarray:
+    """Where the face points, (3,) unit vector in the world.
+
+    rest_points: "left", "right" (shoulders or hips), "up" and "down" (head and hips) of the
+    skeleton at rest, in armature space; whichever axis a rig was built along, the face of a person
+    at rest looks along left x up. Without them the armature is taken to face -Y as Blender's do.
+    rest_head: (4, 4) head bone at rest in armature space. posed_head: (4, 4) in the world.
+    """
+    forward = np.array([0.0, -1.0, 0.0])
+    if {"left", "right", "up", "down"} <= set(rest_points):
+        across = rest_points["left"] - rest_points["right"]
+        found = np.cross(across, rest_points["up"] - rest_points["down"])
+        if np.linalg.norm(found) > 1e-9:
+            forward = found / np.linalg.norm(found)
+    turned = (posed_head @ np.linalg.inv(rest_head))[:3, :3] @ forward
+    return turned / np.linalg.norm(turned)
+
+
+def yaw_and_pitch(direction: np.ndarray, position: np.ndarray, view: View) -> tuple[float, float]:
+    """Degrees by which a face turns away from the camera; signs as in `request.Head`.
+
+    direction: (3,) unit, position: (3,) of the head, both in the world. Measured against the line
+    from the head to the camera, so that a face at the picture's edge that looks into the lens has
+    yaw 0; with an orthographic camera against the view axis.
+    """
+    rigid = view.rigid()
+    right, toward = rigid[:3, 0], rigid[:3, 2]
+    if view.projection == "perspective":
+        line = rigid[:3, 3] - position
+        if np.linalg.norm(line) > 1e-6:
+            toward = line / np.linalg.norm(line)
+    right = right - toward * (right @ toward)
+    right = right / np.linalg.norm(right)
+    up = np.cross(toward, right)
+    x, y, z = direction @ right, direction @ up, direction @ toward
+    return math.degrees(math.atan2(x, z)), math.degrees(math.asin(max(-1.0, min(1.0, float(y)))))
