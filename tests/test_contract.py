@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The two programs hold one contract: addon/core/request.py and onmodel/api/schemas.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onmodel.api import schemas
+from onmodel.api.app import create_app
+from onmodel.api.state import ServerState
+from onmodel.jobs.blobs import BlobStore
+from onmodel.jobs.database import Database
+from onmodel.jobs.queue import Queue
+from onmodel.version import version
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from addon.core import client
+from addon.core import request as contract
+
+root = Path(__file__).resolve().parents[1]
+names = [
+    name
+    for name, value in vars(contract).items()
+    if isinstance(value, type) and dataclasses.is_dataclass(value)
+]
+sha = "ab" * 32
+
+
+def plain(kind: Any) -> str:
+    """A type as words that both notations share: "list[Lora]", "float | None", "str"."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        return plain(args[0])
+    if origin is typing.Literal:
+        return type(args[0]).__name__
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(sorted(plain(a) for a in args))
+    if origin is list:
+        return f"list[{plain(args[0])}]"
+    return "None" if kind is type(None) else kind.__name__
+
+
+def default_of(model: Any, field: Any) -> Any:
+    """A pydantic field's default as plain data, or "required"."""
+    if field.default is PydanticUndefined:
+        return "required"
+    found = field.default
+    return found.model_dump(mode="json") if hasattr(found, "model_dump") else found
+
+
+@pytest.mark.parametrize("name", names)
+def test_same_fields_types_and_defaults(name: str) -> None:
+    ours, theirs = getattr(contract, name), getattr(schemas, name)
+    hints = typing.get_type_hints(ours)
+    expected, found = {}, {}
+    for f in dataclasses.fields(ours):
+        default: Any = "required"
+        if f.default is not dataclasses.MISSING:
+            default = f.default
+        elif f.default_factory is not dataclasses.MISSING:
+            default = contract.to_data(f.default_factory())
+        expected[f.name] = (plain(hints[f.name]), default)
+    server_hints = typing.get_type_hints(theirs, include_extras=True)
+    for field_name, field in theirs.model_fields.items():
+        found[field_name] = (plain(server_hints[field_name]), default_of(theirs, field))
+    assert found == expected
+
+
+def full_request() -> contract.KeyframeRequest:
+    """A request with every field set to something other than its default."""
+
+    def points(count: int) -> list[contract.Keypoint | None]:
+        states = contract.keypoint_states
+        made: list[contract.Keypoint | None] = [
+            contract.Keypoint(1.5 * i, 2.0, 3.25, states[i % 4]) for i in range(count)
+        ]
+        made[1] = None
+        return made
+
+    pose = contract.Pose(points(18), points(21), points(21), points(70))
+    head = contract.Head(contract.Box(1.0, 2.0, 30.5, 40.0), -170.0, 12.5, 0.5, sha)
+    ana = contract.Character(
+        "Ána 1",
+        "woman",
+        "cd" * 32,
+        "sks",
+        "angry,\nred coat",
+        [contract.Lora("ana v2", 0.8, sha)],
+        pose,
+        head,
+        ["ef" * 32],
+    )
+    return contract.KeyframeRequest(
+        film="Der Film für 2",
+        shot="010",
+        frame=-3,
+        take=2,
+        seed=2**63 - 1,
+        frame_size=contract.Size(1998, 1080),
+        canvas=contract.Canvas(512, 288, contract.Box(0.0, 0.5, 512.0, 276.75)),
+        camera=contract.Camera(
+            "Cam.001",
+            "orthographic",
+            [0.1 * i for i in range(16)],
+            [-1.0, 1.0, -0.5, 0.5],
+            0.1,
+            9.0,
+        ),
+        model="rehearsal",
+        prompt="rain",
+        negative_prompt="text",
+        model_hash=sha,
+        sampling=contract.Sampling("fast", 12, 6.5),
+        loras=[contract.Lora("ink")],
+        maps=[contract.MapImage(kind, sha, 0.7, 0.1, 0.9) for kind in contract.map_kinds],
+        characters=[ana],
+    )
+
+
+def test_a_full_request_goes_both_ways_unchanged() -> None:
+    text = contract.dumps(full_request())
+    model = schemas.KeyframeRequest.model_validate(json.loads(text))
+    there = schemas.canonical(model.model_dump(mode="json"))
+    assert there == text
+    assert contract.from_data(contract.KeyframeRequest, json.loads(there)) == full_request()
+    assert schemas.digest(model.model_dump(mode="json")) == full_request().key()
+    assert model.blobs() == full_request().blobs()
+
+
+def test_whole_numbers_for_floats_give_the_same_key() -> None:
+    data = contract.to_data(full_request())
+    data["maps"][0]["weight"] = 1
+    model = schemas.KeyframeRequest.model_validate(data)
+    ours = contract.from_data(contract.KeyframeRequest, data)
+    assert schemas.digest(model.model_dump(mode="json")) == ours.key()
+
+
+def test_a_job_goes_both_ways_unchanged() -> None:
+    job = contract.JobRequest("key", [full_request()], "title", -3)
+    model = schemas.JobRequest.model_validate(contract.to_data(job))
+    assert schemas.canonical(model.model_dump(mode="json")) == contract.dumps(job)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("seed",), 2**63),
+        (("seed",), -1),
+        (("seed",), "7"),
+        (("seed",), True),
+        (("seed",), 1.5),
+        (("film",), "../film"),
+        (("film",), "a\r\nSet-Cookie: x"),
+        (("shot",), ".."),
+        (("shot",), "a\0b"),
+        (("model",), "/etc/passwd"),
+        (("model",), "..\\..\\x"),
+        (("prompt",), "a\rb"),
+        (("model_hash",), "AB" * 32),
+        (("canvas", "width"), 20000),
+        (("canvas", "crop", "width"), 600.0),
+        (("camera", "matrix_world"), [1.0] * 15),
+        (("camera", "clip_end"), float("nan")),
+        (("camera", "projection"), "fisheye"),
+        (("maps", 0, "weight"), 2.5),
+        (("maps", 0, "start"), 0.95),
+        (("maps", 0, "kind"), "normal"),
+        (("maps", 0, "blob"), "../../secret"),
+        (("loras", 0, "name"), "../ink"),
+        (("characters", 0, "loras", 0, "name"), "C:\\ink"),
+        (("characters", 0, "pose", "body"), []),
+        (("characters", 0, "pose", "left_hand", 0, "state"), "gone"),
+        (("characters", 0, "references"), ["x"]),
+        (("sampling", "steps"), 0),
+        (("take",), 0),
+    ],
+)
+def test_out_of_range_is_refused(path: tuple[Any, ...], value: Any) -> None:
+    data = contract.to_data(full_request())
+    inner = data
+    for part in path[:-1]:
+        inner = inner[part]
+    if path[-1] == "body":
+        value = inner["body"][:17]
+    inner[path[-1]] = value
+    with pytest.raises(ValidationError):
+        schemas.KeyframeRequest.model_validate(data)
+
+
+def test_unknown_fields_are_refused() -> None:
+    data = contract.to_data(full_request())
+    data["camera"]["script"] = "x"
+    with pytest.raises(ValidationError, match="script"):
+        schemas.KeyframeRequest.model_validate(data)
+
+
+def test_openapi_states_the_contract(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path / "blobs")
+    state = ServerState(Queue(Database(tmp_path / "queue.db"), blobs), blobs)
+    api = create_app(state, "x" * 20).openapi()
+    found = api["components"]["schemas"]
+    for name in names:
+        fields = {f.name for f in dataclasses.fields(getattr(contract, name))}
+        assert set(found[name]["properties"]) == fields, name
+        assert found[name]["additionalProperties"] is False
+    body = api["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["application/json"]
+    assert body["schema"] == {"$ref": "#/components/schemas/JobRequest"}
+
+
+def test_versions_agree() -> None:
+    assert schemas.request_version == contract.request_version
+    from onmodel.api.routes import api_version
+
+    assert api_version == client.api_version
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["version"] == version
+    manifest = tomllib.loads((root / "blender_manifest.toml").read_text(encoding="utf-8"))
+    assert manifest["version"] == version
