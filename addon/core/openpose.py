@@ -23,13 +23,6 @@ import numpy as np
 
 from .request import Keypoint, Pose
 
-body_names = (
-    *("nose", "neck", "right shoulder", "right elbow", "right wrist"),
-    *("left shoulder", "left elbow", "left wrist", "right hip", "right knee", "right ankle"),
-    *("left hip", "left knee", "left ankle", "right eye", "left eye", "right ear", "left ear"),
-)
-"""The 18 body points in OpenPose's order. Left and right are the subject's."""
-
 body_limbs = (
     *((1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10)),
     *((1, 11), (11, 12), (12, 13), (1, 0), (0, 14), (14, 16), (0, 15), (15, 17)),
@@ -69,7 +62,7 @@ def palette() -> np.ndarray:
     """The colours of `draw_pose_indexed`: (58, 3) uint8 RGB, entry 0 is black."""
     limbs = [tuple(int(c * 0.6) for c in colour) for colour in body_colours[: len(body_limbs)]]
     hand = [
-        tuple(int(round(c * 255)) for c in colorsys.hsv_to_rgb(i / len(hand_limbs), 1.0, 1.0))
+        tuple(round(c * 255) for c in colorsys.hsv_to_rgb(i / len(hand_limbs), 1.0, 1.0))
         for i in range(len(hand_limbs))
     ]
     colours = [(0, 0, 0), *body_colours, *limbs, *hand, (0, 0, 255), (255, 255, 255)]
