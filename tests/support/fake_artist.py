@@ -82,6 +82,8 @@ class FakeArtist:
         for step in range(1, steps + 1):
             time.sleep(number("FAKE_STEP_SECONDS", 0.02))
             tasks = [t for t in tasks if not cancelled(t.id)]
+            if not tasks:
+                return
             for task in tasks:
                 report(task.id, "sampling", {"step": step, "steps": steps})
                 if "[preview]" in task.request["prompt"]:

@@ -181,7 +181,7 @@ class BlobStore:
         """Whether the blob is here. touch: mark it as wanted, so that pruning spares it a day."""
         path = self.path_of(sha256)
         try:
-            found = stat.S_ISREG(path.lstat().st_mode)
+            found = _is_own_file(path)
             if found and touch:
                 os.utime(path, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
@@ -207,7 +207,7 @@ class BlobStore:
         """The open file and its size in bytes; follows no link. Raises BlobError "no_blob"."""
         path = self.path_of(sha256)
         try:
-            if not stat.S_ISREG(path.lstat().st_mode) or path.parent.is_symlink():
+            if not _is_own_file(path):
                 raise FileNotFoundError(path)
             descriptor = os.open(path, _read_flags)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -249,7 +249,7 @@ class BlobStore:
         limit = time.time() - older_than
         removed = 0
         for folder in self.root.iterdir():
-            for path in folder.iterdir() if folder.is_dir() else ():
+            for path in folder.iterdir() if folder.is_dir() and not folder.is_symlink() else ():
                 name = folder.name + path.name
                 if name in keep or path.lstat().st_mtime > limit:
                     continue
@@ -258,6 +258,11 @@ class BlobStore:
         if removed:
             log.info("Removed %d blobs that nothing refers to.", removed)
         return removed
+
+
+def _is_own_file(path: Path) -> bool:
+    """A plain file in a folder that is no link. Raises FileNotFoundError."""
+    return stat.S_ISREG(path.lstat().st_mode) and not path.parent.is_symlink()
 
 
 def _missing(sha256: str) -> BlobError:
