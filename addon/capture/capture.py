@@ -355,17 +355,20 @@ def _pose(
     def found(points: np.ndarray, depths: np.ndarray | float) -> list[Keypoint | None]:
         return joints.keypoints(points, depths * figure.scale, own, passes, view)
 
+    def hand(side: str) -> list[Keypoint | None]:
+        return _or_empty(found(joints.hand_points(figure.joints, side), joints.hand_depth))
+
     pose = Pose(
-        found(joints.body_points(figure.joints, figure.face), joints.body_depths),
-        *(
-            found(joints.hand_points(figure.joints, s), joints.hand_depth)
-            for s in ("left", "right")
-        ),
-        found(figure.face, joints.face_depth),
+        body=found(joints.body_points(figure.joints, figure.face), joints.body_depths),
+        left_hand=hand("left"),
+        right_hand=hand("right"),
+        face=_or_empty(found(figure.face, joints.face_depth)),
     )
-    empty = {n: [] for n in ("left_hand", "right_hand", "face") if not any(getattr(pose, n))}
-    pose = replace(pose, **empty)
     return openpose.apply_facing(pose, head.yaw, head.pitch) if head else pose
+
+
+def _or_empty(points: list[Keypoint | None]) -> list[Keypoint | None]:
+    return points if any(points) else []
 
 
 @contextlib.contextmanager

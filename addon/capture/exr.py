@@ -40,7 +40,9 @@ def read_channels(path: Path) -> dict[str, np.ndarray]:
         raise ExrError(f"{path.name} ends after {len(data)} of {first + row * height} bytes.")
     if struct.unpack_from("<Q", data, start)[0] != first:
         raise ExrError(f"{path.name} does not keep its rows in order.")
-    block = np.ndarray((height, len(channels), width), "<f4", data, first + 8, (row, 4 * width, 4))
+    block: np.ndarray = np.ndarray(
+        (height, len(channels), width), "<f4", data, first + 8, (row, 4 * width, 4)
+    )
     return {name: block[:, i] for i, name in enumerate(channels)}
 
 

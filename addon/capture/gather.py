@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import bpy
 import numpy as np
 
+from ..core import rigs
 from . import heads
 
 if TYPE_CHECKING:
@@ -77,6 +78,10 @@ class Watcher:
             for joint, (bone, end) in self.member.rig_map.joints.items()
             if bone in bones
         }
+        self.guessed: dict[str, np.ndarray] = {}
+        if self.head:
+            head_at = np.array(bones[self.head].head_local)
+            self.guessed = rigs.face_at_rest(self.rest, head_at, self.member.rig_map.guessed)
 
     def read(self, depsgraph: bpy.types.Depsgraph) -> Figure:
         """The character as `depsgraph` has it."""
@@ -92,6 +97,9 @@ class Watcher:
         if self.head:
             head_rest = np.array(self.member.armature.data.bones[self.head].matrix_local)
             head_posed = world @ np.array(bones[self.head].matrix)
+            moved = head_posed @ np.linalg.inv(head_rest)
+            for joint, place in self.guessed.items():
+                joints[joint] = moved[:3, :3] @ place + moved[:3, 3]
         triangles, whole, face = self._read_meshes(depsgraph)
         return Figure(
             joints,

@@ -41,13 +41,17 @@ class CapturedHead:
 
 
 def head_bones(head_bone: str, parents: Mapping[str, str | None]) -> frozenset[str]:
-    """The head bone and all bones below it: eyes, jaw, hair."""
+    """The head bone and all bones below it: eyes, jaw, hair.
+
+    Rigify hangs the deforming bones of a face on the head's original bone, which lies beside it.
+    """
     children: dict[str, list[str]] = {}
     for bone, parent in parents.items():
         if parent:
             children.setdefault(parent, []).append(bone)
     found: set[str] = set()
-    waiting = [head_bone]
+    base = head_bone.removeprefix("DEF-")
+    waiting = [head_bone, *(b for b in (base, f"ORG-{base}", f"MCH-{base}") if b in parents)]
     while waiting:
         bone = waiting.pop()
         if bone not in found:
@@ -153,19 +157,20 @@ def find_head(
 
 
 def face_direction(
-    rest_points: Mapping[str, np.ndarray], rest_head: np.ndarray, posed_head: np.ndarray
+    rest_joints: Mapping[str, np.ndarray], rest_head: np.ndarray, posed_head: np.ndarray
 ) -> np.ndarray:
     """Where the face points, (3,) unit vector in the world.
 
-    rest_points: "left", "right" (shoulders or hips), "up" and "down" (head and hips) of the
-    skeleton at rest, in armature space; whichever axis a rig was built along, the face of a person
-    at rest looks along left x up. Without them the armature is taken to face -Y as Blender's do.
-    rest_head: (4, 4) head bone at rest in armature space. posed_head: (4, 4) in the world.
+    rest_joints: joint name -> (3,) at rest, in armature space: whichever axis a rig was built
+    along, a person at rest looks along left x up. Without shoulders and hips the armature is taken
+    to look along -Y, as Blender's do. rest_head: (4, 4) head bone at rest in armature space.
+    posed_head: (4, 4) in the world.
     """
     forward = np.array([0.0, -1.0, 0.0])
-    if {"left", "right", "up", "down"} <= set(rest_points):
-        across = rest_points["left"] - rest_points["right"]
-        found = np.cross(across, rest_points["up"] - rest_points["down"])
+    if {"left_shoulder", "right_shoulder", "left_hip", "right_hip"} <= set(rest_joints):
+        left, right = rest_joints["left_shoulder"], rest_joints["right_shoulder"]
+        up = left + right - rest_joints["left_hip"] - rest_joints["right_hip"]
+        found = np.cross(left - right, up)
         if np.linalg.norm(found) > 1e-9:
             forward = found / np.linalg.norm(found)
     turned = (posed_head @ np.linalg.inv(rest_head))[:3, :3] @ forward

@@ -7,16 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..core import rigs
 from ..core.projection import View
 from ..core.request import Keypoint
 from .passes import Passes
-
-body_names = (
-    *("nose", "neck", "right_shoulder", "right_elbow", "right_wrist"),
-    *("left_shoulder", "left_elbow", "left_wrist", "right_hip", "right_knee", "right_ankle"),
-    *("left_hip", "left_knee", "left_ankle", "right_eye", "left_eye", "right_ear", "left_ear"),
-)
-"""The joint names of `core.rigs` in the order of COCO-18."""
 
 body_depths = np.array(
     (
@@ -24,9 +18,9 @@ body_depths = np.array(
         *(0.12, 0.10, 0.24, 0.12, 0.10, 0.06, 0.06, 0.10, 0.10),
     )
 )
-"""How deep under the skin each body point lies, in metres of a grown person, at the most: a joint
-is inside the limb, and from the side half of the pelvis lies before a hip. Generous for the trunk:
-detectors give hips and shoulders that an arm crosses."""
+"""How deep under the skin each of `rigs.body_joints` lies at the most, in metres of a grown person:
+a joint is inside the limb, and from the side half of the pelvis lies before a hip. Generous for
+the trunk: detectors give hips and shoulders that an arm crosses."""
 
 hand_depth = 0.03
 face_depth = 0.018
@@ -46,7 +40,7 @@ def body_points(known: Mapping[str, np.ndarray], face: np.ndarray) -> np.ndarray
     middle of the shoulders, as in the data that the pose models learned from; nose and eyes are
     the face's own where it has them.
     """
-    points = _by_name(known, body_names)
+    points = _by_name(known, rigs.body_joints)
     shoulders = (points[2] + points[5]) / 2
     if np.isfinite(shoulders).all():
         points[1] = shoulders
@@ -58,9 +52,7 @@ def body_points(known: Mapping[str, np.ndarray], face: np.ndarray) -> np.ndarray
 
 def hand_points(known: Mapping[str, np.ndarray], side: str) -> np.ndarray:
     """(21, 3) points of a hand, all NaN where the rig has no finger: a wrist alone is no hand."""
-    fingers = ("thumb", "index", "middle", "ring", "pinky")
-    names = [f"{side}_{finger}_{i}" for finger in fingers for i in range(1, 5)]
-    points = _by_name(known, (f"{side}_wrist", *names))
+    points = _by_name(known, rigs.hand_joints(side))
     if not np.isfinite(points[1:]).any():
         points[0] = np.nan
     return points

@@ -37,7 +37,7 @@ def _materials(scene: bpy.types.Scene) -> set[bpy.types.Material]:
         for modifier in item.modifiers:
             if modifier.type == "NODES" and modifier.node_group:
                 found.update(_materials_of_nodes(modifier.node_group, set()))
-                given = (modifier[key] for key in modifier.keys())
+                given = (value for _, value in modifier.items())
                 found.update(v for v in given if isinstance(v, bpy.types.Material))
     return found
 
