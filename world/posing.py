@@ -213,7 +213,7 @@ def _ankle(foot: Foot, side: str, rest: Mapping[str, Array]) -> tuple[Array, Arr
     yaw = turn(up, s * foot.turn)
     rotation = yaw @ turn(np.array([1.0, 0, 0]), foot.pitch)
     ankle, ball = rest[f"ankle.{side}"], rest[f"ball.{side}"]
-    pivot = ball.copy() if foot.pitch >= 0 else ankle + [0.0, 0.04, 0.0]
+    pivot = ball.copy() if foot.pitch >= 0 else ankle + np.array([0.0, 0.04, 0.0])
     pivot[2] = 0.0
     place = np.array([s * foot.place[0], -foot.place[1], ankle[2] + foot.place[2]])
     swing = yaw @ (pivot - ankle) + rotation @ (ankle - pivot)
