@@ -13,7 +13,9 @@ from .errors import PlaneError
 log = logging.getLogger(__name__)
 
 _inverse_views = {"Filmic": "Filmic sRGB", "AgX": "AgX Base sRGB", "Raw": "Non-Color"}
-"""View transform to the colour space that undoes it, so that a picture is seen as it was drawn."""
+"""View transform to the colour space that undoes it, so that a picture is seen as it was drawn.
+
+Exact but for the purest colours, which AgX never shows."""
 
 
 def load_image(scene: bpy.types.Scene, path: Path) -> bpy.types.Image:
