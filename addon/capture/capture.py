@@ -342,9 +342,16 @@ def _far_to_near(masks: dict[str, np.ndarray], z: np.ndarray) -> list[str]:
 def _head(figure: Figure, own: np.ndarray, passes: Passes, view: View) -> CapturedHead | None:
     if figure.head_posed is None or figure.head_rest is None:
         return None
-    direction = heads.face_direction(figure.rest, figure.head_rest, figure.head_posed)
-    turned = heads.yaw_and_pitch(direction, figure.head_posed[:3, 3], view)
-    return heads.find_head(figure.head_triangles, figure.head_objects, own, passes, view, turned)
+    axes = heads.head_axes(figure.rest, figure.head_rest, figure.head_posed)
+    return heads.find_head(
+        figure.head_triangles,
+        axes.skull(figure.head_triangles),
+        figure.head_objects,
+        own,
+        passes,
+        view,
+        heads.yaw_and_pitch(axes.forward, axes.position, view),
+    )
 
 
 def _pose(

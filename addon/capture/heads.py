@@ -21,6 +21,9 @@ wins over the weights."""
 
 _least_weight = 0.5
 
+_jaw = 0.12
+"""How far the chin may lie below the head bone, in torso lengths."""
+
 
 @dataclass(frozen=True)
 class CapturedHead:
@@ -118,6 +121,7 @@ def head_triangles(mesh: bpy.types.Mesh, of_head: np.ndarray | None) -> np.ndarr
 
 def find_head(
     triangles_world: np.ndarray,
+    skull: np.ndarray,
     whole_objects: Iterable[int],
     own: np.ndarray,
     passes: Passes,
@@ -126,19 +130,28 @@ def find_head(
 ) -> CapturedHead | None:
     """The head on the canvas; None where it is not before the camera or is not known.
 
-    triangles_world: (T, 3, 3) of the head's meshes. whole_objects: indices on `passes.ids` of
+    triangles_world: (T, 3, 3) of the head's meshes. skull: (T,) bool, those that count for
+    `visible`: hair that falls behind the shoulders is not a head that something covers.
+    whole_objects: indices on `passes.ids` of
     objects that are head altogether (hair strands, that have no triangles, too). own: (H, W) bool,
     the character's visible pixels.
     """
     height, width = own.shape
     seen = np.isin(passes.ids, list(whole_objects)) if whole_objects else np.zeros_like(own)
-    covered = seen
+    share = float(seen.any())
     corners = view.project(triangles_world.reshape(-1, 3), width, height).reshape(-1, 3, 3)
-    corners = corners[corners[:, :, 2].min(axis=1) > view.clip_start]
+    before = corners[:, :, 2].min(axis=1) > view.clip_start
+    corners, skull = corners[before], skull[before]
     if len(corners):
         perspective = view.projection == "perspective"
-        drawn, nearest = raster.cover(corners, passes.z, perspective, view.clip_start)
-        covered, seen = covered | drawn, seen | (nearest & own)
+        seen_hair = raster.cover(corners[~skull], passes.z, perspective, view.clip_start)[1]
+        covered, nearest = raster.cover(corners[skull], passes.z, perspective, view.clip_start)
+        seen_skull = nearest & own
+        if covered.any():
+            share = int((covered & (seen | seen_skull | (seen_hair & own))).sum()) / int(
+                covered.sum()
+            )
+        seen = seen | seen_skull | (seen_hair & own)
         low, high = corners[:, :, :2].min(axis=(0, 1)), corners[:, :, :2].max(axis=(0, 1))
     elif seen.any():
         rows, columns = np.nonzero(seen)
@@ -146,35 +159,60 @@ def find_head(
         high = np.array([columns.max() + 1, rows.max() + 1], float)
     else:
         return None
-    total = int(covered.sum())
     return CapturedHead(
         box=Box(*(round(float(v), 3) for v in (low[0], low[1], *(high - low)))),
         yaw=round(yaw_pitch[0], 2),
         pitch=round(yaw_pitch[1], 2),
-        visible=round(int(seen.sum()) / total, 4) if total else 0.0,
+        visible=round(share, 4),
         mask=seen.astype(np.uint8) * 255,
     )
 
 
-def face_direction(
+@dataclass(frozen=True)
+class HeadAxes:
+    """A posed head in the world: position of its bone, unit vectors (3,) to where the face and the
+    crown point, and the length of the torso in metres."""
+
+    position: np.ndarray
+    forward: np.ndarray
+    up: np.ndarray
+    torso: float
+
+    def skull(self, triangles_world: np.ndarray) -> np.ndarray:
+        """(T,) bool: the triangles (T, 3, 3) that do not hang below the jaw."""
+        height = (triangles_world.mean(axis=1) - self.position) @ self.up
+        found = height > -_jaw * self.torso
+        return found if found.any() else np.ones(len(found), bool)
+
+
+def head_axes(
     rest_joints: Mapping[str, np.ndarray], rest_head: np.ndarray, posed_head: np.ndarray
-) -> np.ndarray:
-    """Where the face points, (3,) unit vector in the world.
+) -> HeadAxes:
+    """Where a head is and where it looks.
 
     rest_joints: joint name -> (3,) at rest, in armature space: whichever axis a rig was built
     along, a person at rest looks along left x up. Without shoulders and hips the armature is taken
     to look along -Y, as Blender's do. rest_head: (4, 4) head bone at rest in armature space.
     posed_head: (4, 4) in the world.
     """
-    forward = np.array([0.0, -1.0, 0.0])
+    up, forward = np.array([0.0, 0.0, 1.0]), np.array([0.0, -1.0, 0.0])
+    torso = 0.5
     if {"left_shoulder", "right_shoulder", "left_hip", "right_hip"} <= set(rest_joints):
         left, right = rest_joints["left_shoulder"], rest_joints["right_shoulder"]
-        up = left + right - rest_joints["left_hip"] - rest_joints["right_hip"]
-        found = np.cross(left - right, up)
-        if np.linalg.norm(found) > 1e-9:
-            forward = found / np.linalg.norm(found)
-    turned = (posed_head @ np.linalg.inv(rest_head))[:3, :3] @ forward
-    return turned / np.linalg.norm(turned)
+        spine = (left + right - rest_joints["left_hip"] - rest_joints["right_hip"]) / 2
+        front = np.cross(left - right, spine)
+        if np.linalg.norm(front) > 1e-9:
+            torso = float(np.linalg.norm(spine))
+            up, forward = spine / torso, front / np.linalg.norm(front)
+    moved = (posed_head @ np.linalg.inv(rest_head))[:3, :3]
+    posed_up, posed_forward = moved @ up, moved @ forward
+    length = float(np.linalg.norm(posed_up))
+    return HeadAxes(
+        posed_head[:3, 3],
+        posed_forward / np.linalg.norm(posed_forward),
+        posed_up / length,
+        torso * length,
+    )
 
 
 def yaw_and_pitch(direction: np.ndarray, position: np.ndarray, view: View) -> tuple[float, float]:

@@ -44,8 +44,10 @@ def body_points(known: Mapping[str, np.ndarray], face: np.ndarray) -> np.ndarray
     shoulders = (points[2] + points[5]) / 2
     if np.isfinite(shoulders).all():
         points[1] = shoulders
-    for i, part in ((0, face[30:31]), (14, face[36:42]), (15, face[42:48])):
-        if np.isfinite(part).all():
+    for i, first, size in ((0, 30, 1), (14, 36, 6), (15, 42, 6)):
+        part = face[first : first + size]
+        part = part[np.isfinite(part).all(axis=1)]
+        if len(part) * 2 > size:
             points[i] = part.mean(axis=0)
     return points
 

@@ -47,8 +47,10 @@ def cover(
     if not len(corners):
         return covered.reshape(z_pass.shape), nearest.reshape(z_pass.shape)
     flat_z = z_pass.ravel()
-    plane, slope, corners = _planes(corners, perspective)
     triangle, row, left, right = _rows(corners, width, height)
+    # In a small head most triangles lie between the pixels' centres.
+    used, triangle = np.unique(triangle, return_inverse=True)
+    plane, slope = _planes(corners[used], perspective)
     counts = right - left
     ends = np.cumsum(counts)
     start = 0
@@ -71,18 +73,13 @@ def cover(
     return covered.reshape(z_pass.shape), nearest.reshape(z_pass.shape)
 
 
-def _planes(corners: np.ndarray, perspective: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per triangle (a, b, c) with value = a + b x + c y, the depth tolerance, and the corners.
-
-    Edge-on triangles, which cover no pixel, are left out.
-    """
+def _planes(corners: np.ndarray, perspective: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Per triangle (a, b, c) with value = a + b x + c y, and the depth tolerance in metres."""
     p0, p1, p2 = corners[:, 0], corners[:, 1], corners[:, 2]
     area = (p1[:, 0] - p0[:, 0]) * (p2[:, 1] - p0[:, 1]) - (p2[:, 0] - p0[:, 0]) * (
         p1[:, 1] - p0[:, 1]
     )
-    kept = np.abs(area) > 1e-9
-    corners, area = corners[kept], area[kept]
-    p0, p1, p2 = corners[:, 0], corners[:, 1], corners[:, 2]
+    area = np.where(np.abs(area) > 1e-12, area, np.inf)  # edge-on: one depth will do
     depth = corners[:, :, 2]
     value = 1.0 / depth if perspective else depth
     d1, d2 = value[:, 1] - value[:, 0], value[:, 2] - value[:, 0]
@@ -94,7 +91,7 @@ def _planes(corners: np.ndarray, perspective: bool) -> tuple[np.ndarray, np.ndar
     if perspective:
         steep = steep * depth.max(axis=1) ** 2
     slope = np.minimum(steep * _jitter, np.ptp(depth, axis=1))
-    return np.stack([a, b, c], axis=1), slope + _slack, corners
+    return np.stack([a, b, c], axis=1), slope + _slack
 
 
 def _rows(
