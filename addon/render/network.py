@@ -19,18 +19,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.blob import Blob
 from ..core.client import Client, ClientError, Refused, ServerGone, WrongToken, WrongVersion
 from ..core.request import JobRequest, KeyframeRequest
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image to send: its bytes and their SHA-256."""
-
-    data: bytes
-    hash: str
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class Prepared:
 
     item: int
     request: KeyframeRequest
-    images: tuple[Image, ...] = ()
+    images: tuple[Blob, ...] = ()
 
 
 @dataclass
@@ -80,6 +73,23 @@ class Sent:
     prepare: float
     send: float
     requests: dict[int, KeyframeRequest]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A keyframe is drawn and on disk already; put by a shipment's `prepare`."""
+
+    item: int
+    request: KeyframeRequest
+
+
+@dataclass(frozen=True)
+class Unwritable:
+    """The run's folder cannot be written; put by a shipment's `prepare`. See OutputError."""
+
+    message: str
+    fix: str
+    full: bool
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,9 @@ class Finished:
     """All shipments are through; nothing more will come."""
 
 
-Message = Connected | Sent | Progress | Drawn | Ended | Trouble | Broken | Finished
+Message = (
+    Connected | Sent | Kept | Unwritable | Progress | Drawn | Ended | Trouble | Broken | Finished
+)
 
 
 class Network:
@@ -173,6 +185,10 @@ class Network:
         """Starts both threads; a Connected or a Broken follows."""
         for thread in self._threads:
             thread.start()
+
+    @property
+    def started(self) -> bool:
+        return self._threads[0].ident is not None
 
     @property
     def alive(self) -> bool:
@@ -240,8 +256,8 @@ class Network:
             client.close()
         except ClientError as error:
             self._break(error)
-            return
-        self._to_follow.put(None)
+        finally:
+            self._to_follow.put(None)
 
     def _send(self, client: Client, shipment: Shipment) -> Client:
         """Prepares and submits a shipment. Raises ClientError when no server can be had."""

@@ -12,7 +12,7 @@ import pytest
 
 from addon.core.client import Client, ClientError, ServerGone
 from addon.render import network as net
-from addon.render.network import Image, Network, Prepared, Shipment
+from addon.render.network import Network, Prepared, Shipment
 
 from .fake_server import FakeServer, wait_for
 from .test_client import keyframe
@@ -22,6 +22,12 @@ from .test_client import keyframe
 def server():
     with FakeServer() as running:
         yield running
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    data: bytes
+    hash: str
 
 
 def image(text: bytes) -> Image:

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The render session in Blender, against a server inside the test process."""
+
+import errno
+import json
+import time
+
+import bpy
+import numpy as np
+import pytest
+
+from addon.core import png
+from addon.core.client import Client, ClientError
+from tests.addon.fake_server import FakeServer
+from tests.blender import capture_scene, render_scene
+
+
+@pytest.fixture
+def server():
+    with FakeServer() as running:
+        yield running
+
+
+@pytest.fixture
+def scene():
+    return render_scene.make_film()
+
+
+@pytest.fixture
+def make(scene, server, tmp_path):
+    """Makes a session of the film; closes it afterwards."""
+    from addon.render.session import RenderSession, TakeSettings
+
+    made = []
+
+    def make_one(shots=None, client=None, **settings):
+        shots = shots or render_scene.read_shots(scene)
+        client = client or Client(server.url, server.token)
+        session = RenderSession(scene, shots, TakeSettings(**settings), client, tmp_path / "out")
+        made.append(session)
+        return session
+
+    yield make_one
+    for session in made:
+        session.close()
+
+
+def run(session, seconds=60.0, until=None):
+    end = time.monotonic() + seconds
+    while not session.ended and not (until and until()):
+        session.step()
+        time.sleep(0.002)
+        assert time.monotonic() < end, f"stuck in {session.state}: {session.message}"
+    return session.state.value
+
+
+def states(session):
+    return [item.state.value for item in session.items]
+
+
+def test_a_film_is_drawn_written_and_placed(make, scene, server, tmp_path):
+    from addon.planes import planes
+
+    scene.frame_set(13)
+    session = make()
+    assert run(session) == "done", session.message
+    assert session.progress == 1.0
+    assert [(i.shot, i.frame, i.take) for i in session.items] == [
+        ("010", 1, 1),
+        ("010", 10, 1),
+        ("010", 20, 1),
+        ("020", 21, 1),
+    ]
+    first = session.items[0]
+    expected = tmp_path / "out" / "test_film" / "010" / "take_01" / "test_film_010_0001.png"
+    assert first.path == expected.resolve()
+    assert png.decode(first.path.read_bytes()).shape == (180, 320, 3)
+    sidecar = json.loads(first.path.with_suffix(".json").read_text())
+    assert sidecar["request_key"] == first.request.key()
+    assert sidecar["request"]["prompt"] == "two friends meet, ink and wash"
+    assert [c["noun"] for c in sidecar["request"]["characters"]] == ["woman", "man"]
+    timings = sidecar["record"]["timings"]
+    stages = ["capture", "encode", "send", "wait", "fetch", "write", "place", "click_to_plane"]
+    assert all(timings[s] >= 0 for s in stages)
+    assert timings["click_to_plane"] >= timings["place"] + timings["wait"]
+    placed = planes.planes(scene)
+    assert [planes.key_of(p).frame for p in placed] == [1, 10, 20, 21]
+    assert json.loads(planes.request_of(placed[0])) == sidecar["request"]
+    assert scene.frame_current == 13
+
+
+def test_what_is_sent_is_what_was_captured(make, server):
+    session = make(place=False)
+    run(session)
+    request = session.items[0].request
+    maps = {m.kind: png.decode(server.blobs[m.blob]) for m in request.maps}
+    height, width = request.canvas.height, request.canvas.width
+    assert width % 32 == height % 32 == 0
+    assert set(maps) == {"pose", "depth"}
+    assert maps["pose"].shape == (height, width, 3) and maps["depth"].shape == (height, width)
+    ada, ben = (png.decode(server.blobs[c.mask]) for c in request.characters)
+    assert set(np.unique(ada)) == {0, 255}
+    assert not np.any((ada > 0) & (ben > 0))
+    head = request.characters[0].head
+    assert np.all(ada[png.decode(server.blobs[head.mask]) > 0] == 255)
+    assert request.seed == session.items[1].request.seed == 7
+    assert session.items[3].request.seed == 99
+    assert request.model_hash == server.info["models"][0]["hash"]
+
+
+def test_a_second_run_sends_and_draws_nothing(make, scene, server):
+    from addon.planes import planes
+
+    run(make())
+    sent, jobs = server.image_bytes(), len(server.jobs)
+    before = [p.name for p in planes.planes(scene)]
+    second = make()
+    assert run(second) == "done"
+    assert states(second) == ["kept"] * 4
+    assert (second.bytes_sent, server.image_bytes(), len(server.jobs)) == (0, sent, jobs)
+    assert [p.name for p in planes.planes(scene)] == before
+
+
+def test_what_changed_is_drawn_again_and_the_old_one_kept(make, scene, server):
+    run(make())
+    scene.objects["Ada rig"].location.x -= 0.3
+    bpy.context.view_layer.update()
+    second = make()
+    assert run(second) == "done"
+    assert "kept" not in states(second)[:3]
+    replaced = second.items[0].path.parent / "replaced"
+    assert sorted(p.suffix for p in replaced.iterdir()) == [".json"] * 3 + [".png"] * 3
+
+
+def test_a_damaged_file_is_drawn_again(make, server):
+    first = make(place=False)
+    run(first)
+    path = first.items[1].path
+    path.write_bytes(path.read_bytes()[:-20])
+    second = make(place=False)
+    run(second)
+    assert states(second) == ["kept", "done", "kept", "kept"]
+    png.decode(path.read_bytes())
+
+
+def test_takes_share_a_capture_and_differ_in_their_seed(make, server):
+    session = make(takes=2, frames=frozenset({("010", 10)}))
+    assert run(session) == "done"
+    one, two = (i.request for i in session.items)
+    assert one.maps == two.maps and one.seed != two.seed
+    assert {i.path.parent.name for i in session.items} == {"take_01", "take_02"}
+
+
+def test_the_scene_is_as_it_was_after_a_render_without_planes(make, scene):
+    scene.frame_set(5)
+    before = capture_scene.state()
+    run(make(place=False))
+    assert capture_scene.difference(before, capture_scene.state()) == {}
+
+
+@pytest.mark.parametrize("when", ["planning", "capturing", "drawing"])
+def test_a_cancel_is_exact_at_every_stage(make, scene, server, when):
+    server.release.clear()
+    other = server.add_job(
+        {"client_key": "other", "title": "", "keyframes": [{"shot": "x", "frame": 1, "take": 1}]}
+    )
+    before = capture_scene.state()
+    session = make()
+    run(session, until=lambda: session.state.value == when)
+    session.step()
+    session.cancel()
+    assert run(session, 10) == "cancelled"
+    assert set(states(session)) == {"cancelled"}
+    assert other["state"] == "queued"
+    assert all(j["state"] == "cancelled" for j in list(server.jobs.values())[1:])
+    assert capture_scene.difference(before, capture_scene.state()) == {}
+    assert not any(i.path.exists() for i in session.items)
+
+
+def test_a_cancel_keeps_what_is_drawn(make, server):
+    session = make(place=False)
+    run(session, until=lambda: any(i.state.value == "done" for i in session.items))
+    server.release.clear()
+    session.cancel()
+    run(session, 10)
+    done = [i for i in session.items if i.state.value == "done"]
+    assert done and all(png.decode(i.path.read_bytes()).any() for i in done)
+
+
+def test_a_step_never_blocks_while_the_server_does(make, server):
+    server.release.clear()
+    session = make(place=False)
+    run(session, until=lambda: session.state.value == "drawing")
+    longest = 0.0
+    for _ in range(50):
+        start = time.perf_counter()
+        session.step()
+        longest = max(longest, time.perf_counter() - start)
+        time.sleep(0.002)
+    assert longest < 0.05
+    server.release.set()
+    assert run(session) == "done"
+
+
+def test_a_failed_keyframe_is_tried_again_alone(make, server):
+    server.fail_first = {10}
+    session = make(place=False)
+    assert run(session) == "done"
+    done = [e["keyframe"] for e in server.events["job1"] if e["type"] == "done"]
+    assert len(done) == len(set(done)) == 3
+
+
+def test_a_keyframe_that_keeps_failing_is_said_and_the_others_stay(make, server):
+    server.fail_first = {10}
+    session = make(place=False, retries=0)
+    assert run(session) == "failed"
+    assert session.failure.value == "keyframes"
+    assert states(session) == ["done", "failed", "done", "done"]
+    assert "frame 10: The artist broke a pencil." in session.message
+    assert session.fix == "Try again."
+    second = make(place=False)
+    assert run(second) == "done"
+    assert states(second) == ["kept", "done", "kept", "kept"]
+
+
+def test_no_server_is_said(make):
+    def connect():
+        raise ClientError("No server is connected.", "Start it.")
+
+    session = make(client=connect)
+    assert run(session) == "failed"
+    assert (session.failure.value, session.message) == ("server", "No server is connected.")
+
+
+def test_a_server_lost_for_good_keeps_what_is_drawn(make, server):
+    session = make(place=False)
+    session._network._patience = 0.2
+    run(session, until=lambda: any(i.state.value == "done" for i in session.items))
+    server.release.clear()
+    server.stop()
+    assert run(session, 30) in ("failed", "done")
+    done = [i for i in session.items if i.state.value == "done"]
+    assert done and all(i.path.exists() for i in done)
+    if session.state.value == "failed":
+        assert session.failure.value == "server" and "does not answer" in session.message
+
+
+def test_a_full_disk_loses_nothing(make, server, monkeypatch):
+    from addon.render import results
+
+    write = results.write_atomic
+
+    def full(path, data):
+        if path.suffix == ".png" and "0010" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(results, "write_atomic", full)
+    session = make(place=False)
+    assert run(session) == "failed"
+    assert session.failure.value == "disk" and "full" in session.message
+    assert not list(session.out_dir.rglob("*.part"))
+    monkeypatch.undo()
+    session.save_again()
+    assert session.items[1].path.exists()
+    second = make(place=False)
+    assert run(second) == "done"
+    assert states(second)[:2] == ["kept", "kept"]
+
+
+def test_one_shot_that_cannot_be_captured_does_not_stop_the_others(make, scene):
+    shots = render_scene.read_shots(scene)
+    bpy.data.objects.remove(scene.objects["Camera 010"])
+    session = make(shots, place=False)
+    assert run(session) == "failed"
+    assert states(session) == ["failed"] * 3 + ["done"]
+    assert "Camera 010" in session.message
+
+
+def test_a_model_that_the_server_lacks_is_said(make, scene):
+    scene.onmodel.model = "nonesuch"
+    session = make()
+    assert run(session) == "failed"
+    assert "no model named nonesuch" in session.message and "rehearsal" in session.fix
+
+
+def test_a_run_leaves_its_record(make):
+    session = make(place=False)
+    run(session)
+    record = json.loads((session.run_folder / "run.json").read_text())
+    assert record["state"] == "done" and len(record["keyframes"]) == 4
+    job = json.loads((session.run_folder / "010.json").read_text())
+    assert [k["frame"] for k in job["keyframes"]] == [1, 10, 20]
