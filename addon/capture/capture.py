@@ -203,6 +203,7 @@ def _keyframe_steps(
     """Captures one keyframe and appends it to `found`, all but its depth map."""
     size = size or frame_size(scene)
     pixel_aspect = (scene.render.pixel_aspect_x, scene.render.pixel_aspect_y)
+    _check_projection(camera)
     canvas = _canvas(size, pixel_aspect, native_pixels, multiple)
     timings: dict[str, float] = {}
     views: list[View] = []
@@ -283,6 +284,13 @@ def _canvas(
     except projection.ProjectionError as error:
         raise CaptureError(str(error), "Check the shot's resolution and pixel aspect.") from error
     return Canvas(width, height, crop)
+
+
+def _check_projection(camera: bpy.types.Object) -> str:
+    try:
+        return projection.projection_of(camera.data.type)
+    except projection.ProjectionError as error:
+        raise CaptureError(f"{camera.name} cannot be captured: {error}") from error
 
 
 def _view(

@@ -60,7 +60,8 @@ def _materials_of_nodes(
 
 
 def _shapes_surface(material: bpy.types.Material, seen: set[bpy.types.ID]) -> bool:
-    tree = material.node_tree if material.use_nodes else None
+    plain = bpy.app.version < (5, 0, 0) and not material.use_nodes
+    tree = None if plain else material.node_tree
     if tree is None:
         return False
     output = tree.get_output_node("CYCLES") or tree.get_output_node("ALL")

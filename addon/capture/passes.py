@@ -299,7 +299,8 @@ def _flat_material(undo: contextlib.ExitStack) -> bpy.types.Material:
     """An opaque surface that asks for no light and no texture."""
     material = bpy.data.materials.new("Onmodel capture")
     undo.callback(bpy.data.materials.remove, material)
-    material.use_nodes = True
+    if bpy.app.version < (5, 0, 0):
+        material.use_nodes = True
     nodes = material.node_tree.nodes
     nodes.clear()
     surface = nodes.new("ShaderNodeEmission")
