@@ -88,7 +88,12 @@ def draw_pose(
     A point is drawn when its state is "visible"; a limb needs both its ends.
     Returns (height, width, 3) uint8 RGB.
     """
-    return palette()[draw_pose_indexed(people, width, height, hands, face, ratio)]
+    entries = draw_pose_indexed(people, width, height, hands, face, ratio).reshape(-1)
+    picture = np.zeros((height, width, 3), np.uint8)
+    # Most of it is black: only what is drawn is looked up.
+    drawn = np.flatnonzero(entries)
+    picture.reshape(-1, 3)[drawn] = palette()[entries[drawn]]
+    return picture
 
 
 def draw_pose_indexed(
