@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 _order = (
     ".scene.properties",
+    ".ui",
     ".commands",
 )
 """Modules, by name relative to the add-on. A later one may need the earlier ones."""

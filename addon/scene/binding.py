@@ -21,14 +21,8 @@ of camera each keep the shot; only doing all three at once makes a new one.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-_default_marker_name = re.compile(r"(F_-?\d+|Marker)?(\.\d+)?")
-
-name_step = 10
-"""Shots are numbered 010, 020, 030, so that others fit between them."""
 
 
 @dataclass(frozen=True)
@@ -81,47 +75,6 @@ def bind(markers: Sequence[Mark], rows: Sequence[Mark]) -> list[int | None]:
 
 def _key(mark: Mark, fields: tuple[str, ...]) -> tuple[object, ...]:
     return tuple(getattr(mark, f) for f in fields)
-
-
-def is_default_name(name: str) -> bool:
-    """Whether Blender, not the artist, gave the marker this name ("F_24", "Marker")."""
-    return _default_marker_name.fullmatch(name) is not None
-
-
-def next_name(taken: Iterable[str], before: str = "", after: str = "") -> str:
-    """A free number for a shot.
-
-    taken: all names in use; before, after: the names of its neighbours in time, if any. The number
-    lies between theirs when both are numbers with room between; else it is the next ten.
-    """
-    used = {name.casefold() for name in taken}
-    low = int(before) if before.isdecimal() else None
-    high = int(after) if after.isdecimal() else None
-    if high is not None:
-        start = low or 0
-        middle = _roundest(start, high)
-        if middle is not None and f"{middle:03d}" not in used:
-            return f"{middle:03d}"
-    numbers = [int(name) for name in used if name.isdecimal()]
-    number = (low if low is not None else max(numbers, default=0)) // name_step * name_step
-    while True:
-        number += name_step
-        if f"{number:03d}" not in used:
-            return f"{number:03d}"
-
-
-def _roundest(low: int, high: int) -> int | None:
-    """The roundest number strictly between two, nearest to their middle."""
-    inside = range(low + 1, high)
-    if not inside:
-        return None
-    middle = (low + high) / 2
-
-    def unroundness(number: int) -> tuple[int, float]:
-        level = 0 if number % 10 == 0 else 1 if number % 5 == 0 else 2
-        return level, abs(number - middle)
-
-    return min(inside, key=unroundness)
 
 
 def uid_for(mark: Mark, camera_name: str, taken: Iterable[str]) -> str:

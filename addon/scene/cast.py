@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 from dataclasses import dataclass, field
@@ -81,8 +80,8 @@ def read_member(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> CastMem
     rig_map = rig_map_of(row)
     if not rig_map.joints:
         raise SceneError(
-            f"No joint of {name}'s armature {armature.name} was recognised.",
-            "Bind its joints to bones by hand (Cast > Rig).",
+            f"No joint of {name}'s rig {armature.name} was recognised.",
+            rig_map.problem or "Bind its joints to bones by hand (Cast > Rig and Meshes).",
         )
     return CastMember(
         name=name,
@@ -117,13 +116,10 @@ def rig_map_of(row: bpy.types.PropertyGroup) -> rigs.RigMap:
     """
     found = _automatic_rig_map(row.armature)
     bones = row.armature.data.bones
-    names = set(joint_names())
-    joints = dict(found.joints)
     for correction in row.joints:
-        if correction.joint in names and correction.bone in bones:
-            joints[correction.joint] = (correction.bone, correction.end)
-    unmapped = [name for name in found.unmapped if name not in joints]
-    return dataclasses.replace(found, joints=joints, unmapped=unmapped)
+        if correction.joint in rigs.joint_names and correction.bone in bones:
+            found = found.with_override(correction.joint, correction.bone, correction.end)
+    return found
 
 
 def _automatic_rig_map(armature: bpy.types.Object) -> rigs.RigMap:
@@ -190,9 +186,9 @@ def active_row(scene: bpy.types.Scene) -> bpy.types.PropertyGroup | None:
 def uncast_rigs(scene: bpy.types.Scene) -> list[bpy.types.Object]:
     """The armatures of the scene that move a mesh and play nobody yet, by name."""
     played = {r.armature for r in scene.onmodel.cast}
-    movers = {
-        armature_of(o) for o in scene.objects if o.type == "MESH" and not o.hide_render
-    } - {None}
+    movers = {armature_of(o) for o in scene.objects if o.type == "MESH" and not o.hide_render} - {
+        None
+    }
     found = [a for a in movers if a not in played and a.name in scene.objects]
     return sorted(found, key=lambda a: a.name)
 
@@ -200,9 +196,7 @@ def uncast_rigs(scene: bpy.types.Scene) -> list[bpy.types.Object]:
 def drop_lost_references(row: bpy.types.PropertyGroup) -> int:
     """Remove the portraits whose files are gone; returns how many."""
     lost = [
-        k
-        for k, r in enumerate(row.references)
-        if not Path(bpy.path.abspath(r.filepath)).is_file()
+        k for k, r in enumerate(row.references) if not Path(bpy.path.abspath(r.filepath)).is_file()
     ]
     for index in reversed(lost):
         row.references.remove(index)

@@ -65,25 +65,31 @@ def _of_shots(scene: bpy.types.Scene) -> Iterator[Problem]:
         return
     if not any(p.row is None or p.row.enabled for p in placed):
         yield Problem("error", "Every shot is switched off.", "Tick the shots to draw.")
-    names = Counter(p.name.casefold() for p in placed)
-    starts = Counter(p.start for p in placed)
+    names = Counter(p.marker.name.casefold() for p in placed)
+    starts = Counter(p.marker.frame for p in placed)
     for p in placed:
-        if names[p.name.casefold()] > 1:
-            names[p.name.casefold()] = 0  # said once
+        if names[p.marker.name.casefold()] > 1 and p.marker.name != p.name:
             yield Problem(
-                "error",
-                f"Two shots are named {p.name}.",
-                "Files are named by their shots: give each shot a name of its own.",
-                "onmodel.shots_number",
-                "Number Them",
+                "warning",
+                f"Several markers are named {p.marker.name}; this shot is called {p.name}.",
+                "Files are named by their shots, which need names of their own.",
+                "onmodel.shots_name_markers",
+                "Rename the Marker",
                 about=p.uid,
             )
-        if starts[p.start] > 1:
-            starts[p.start] = 0
+        if p.shot is None and starts[p.marker.frame] > 1:
             yield Problem(
                 "error",
-                f"Two shots start at frame {p.start}.",
+                f"Two cameras are bound at frame {p.marker.frame}; {p.name} would not be drawn.",
                 "Move one of the two markers on the timeline.",
+                about=p.uid,
+            )
+        elif p.shot is None:
+            yield Problem(
+                "warning",
+                f"Shot {p.name} lies outside the film's frames"
+                f" ({scene.frame_start}-{scene.frame_end}).",
+                "It is not drawn. Move its marker, or the scene's start or end frame.",
                 about=p.uid,
             )
         yield from _of_shot(scene, p)
@@ -123,7 +129,7 @@ def _of_shot(scene: bpy.types.Scene, p: shots.Placed) -> Iterator[Problem]:
             "Make it perspective or orthographic.",
             about=p.uid,
         )
-    if p.row is None or not p.row.enabled:
+    if p.shot is None or p.row is None or not p.row.enabled:
         return
     marked = [k.frame for k in p.row.keyframes if k.marked]
     stray = sorted(f for f in marked if not p.start <= f <= p.end)
@@ -137,7 +143,7 @@ def _of_shot(scene: bpy.types.Scene, p: shots.Placed) -> Iterator[Problem]:
             {"uid": p.uid},
             about=p.uid,
         )
-    if not (p.row.first or p.row.last or len(marked) > len(stray)):
+    if not p.shot.keyframes:
         yield Problem(
             "warning",
             f"Shot {p.name} has no keyframe, so nothing of it is drawn.",
@@ -222,12 +228,13 @@ def check_character(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> Ite
         values = {"who": name} if operator else {}
         yield Problem("error", error.message, error.fix, operator, label, values, name)
         return
-    missing = list(member.rig_map.unmapped)
+    missing = rigs.in_words(member.rig_map.unmapped)
     if missing:
         yield Problem(
             "warning",
             f"{name}'s rig has no bone for: {_listed(missing)}.",
-            "These joints are not drawn. Bind them by hand if the rig has them (Cast > Rig).",
+            "The pose is drawn without. Bind them by hand if the rig has them (Cast > Rig and"
+            " Meshes).",
             about=name,
         )
     bones = member.armature.data.bones

@@ -10,11 +10,13 @@ does so first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import bpy
 
+from ..core import shots as core
+from ..core.request import Size
+from ..core.shots import Shot
 from . import binding
 from .binding import Mark
 from .errors import SceneError
@@ -26,7 +28,9 @@ _state = {"syncing": False}
 class Placed:
     """A camera marker with its row, in order of time.
 
-    row: None as long as `sync` has not made one. start and end: inclusive frames.
+    row: None as long as `sync` has not made one. start and end: inclusive frames. shot: what the
+    rest of the add-on works with; None where the marker makes no shot, because it lies outside the
+    scene's frames or another camera is bound at its frame.
     """
 
     marker: bpy.types.TimelineMarker
@@ -35,9 +39,15 @@ class Placed:
     name: str
     start: int
     end: int
+    shot: Shot | None
 
 
 # --- reading -------------------------------------------------------------------------------------
+
+
+def read_shots(scene: bpy.types.Scene) -> list[Shot]:
+    """The shots of the scene in order of time, disabled ones included. Writes nothing."""
+    return [p.shot for p in place(scene) if p.shot is not None]
 
 
 def camera_markers(scene: bpy.types.Scene) -> list[bpy.types.TimelineMarker]:
@@ -51,29 +61,34 @@ def place(scene: bpy.types.Scene) -> list[Placed]:
     markers = camera_markers(scene)
     rows = list(scene.onmodel.shots)
     marks = [_mark_of_marker(m) for m in markers]
-    bound = binding.bind(marks, [_mark_of_row(r) for r in rows])
-    taken_uids = {r.uid for r in rows}
-    names: list[str | None] = []
-    for mark, i in zip(marks, bound, strict=True):
-        if i is None:
-            names.append(None)
-        elif mark.name != rows[i].marker_name and not binding.is_default_name(mark.name):
-            names.append(mark.name)  # renamed in the timeline
-        else:
-            names.append(rows[i].name or None)
+    bound = [
+        None if i is None else rows[i] for i in binding.bind(marks, [_mark_of_row(r) for r in rows])
+    ]
+    names = core.unique_names([_wanted_name(m, r) for m, r in zip(marks, bound, strict=True)])
+    uids, taken = [], {r.uid for r in rows}
+    for marker, mark, row in zip(markers, marks, bound, strict=True):
+        uid = row.uid if row else binding.uid_for(mark, marker.camera.name, taken)
+        taken.add(uid)
+        uids.append(uid)
+    found = core.shots_from_markers(
+        [
+            core.Marker(m.frame, m.name, m.camera.name, uid)
+            for m, uid in zip(markers, uids, strict=True)
+        ],
+        scene.frame_start,
+        scene.frame_end,
+        {
+            uid: _overrides(scene, row, name)
+            for uid, row, name in zip(uids, bound, names, strict=True)
+        },
+    )
+    by_uid = {shot.uid: shot for shot in found}
     placed = []
-    for k, (marker, mark, i) in enumerate(zip(markers, marks, bound, strict=True)):
-        name = names[k]
-        if name is None:
-            name = names[k] = _name_new(mark.name, names, k)
-        if i is None:
-            uid = binding.uid_for(mark, marker.camera.name, taken_uids)
-            taken_uids.add(uid)
-        else:
-            uid = rows[i].uid
+    for k, (marker, row, uid, name) in enumerate(zip(markers, bound, uids, names, strict=True)):
+        shot = by_uid.get(uid)
         end = markers[k + 1].frame - 1 if k + 1 < len(markers) else scene.frame_end
-        row = None if i is None else rows[i]
-        placed.append(Placed(marker, row, uid, name, mark.frame, max(end, mark.frame)))
+        start, end = (shot.start, shot.end) if shot else (marker.frame, max(end, marker.frame))
+        placed.append(Placed(marker, row, uid, name, start, end, shot))
     return placed
 
 
@@ -98,17 +113,6 @@ def active_row(scene: bpy.types.Scene) -> bpy.types.PropertyGroup | None:
     settings = scene.onmodel
     known = 0 <= settings.shot_index < len(settings.shots)
     return settings.shots[settings.shot_index] if known else None
-
-
-def keyframes_of(placed: Placed) -> list[int]:
-    """The frames of the shot that are drawn, in order: first and last if wanted, and the marked."""
-    row = placed.row
-    frames = {k.frame for k in row.keyframes if k.marked} if row else set()
-    if row is None or row.first:
-        frames.add(placed.start)
-    if row is None or row.last:
-        frames.add(placed.end)
-    return sorted(f for f in frames if placed.start <= f <= placed.end)
 
 
 def is_synced(scene: bpy.types.Scene, placed: list[Placed] | None = None) -> bool:
@@ -221,18 +225,14 @@ def rename_shot(scene: bpy.types.Scene, uid: str, name: str) -> None:
     sync(scene)
 
 
-def number_duplicates(scene: bpy.types.Scene) -> int:
-    """Give every shot whose name another shot has before it a free number; returns how many."""
+def name_markers(scene: bpy.types.Scene) -> int:
+    """Give every camera marker the name of its shot, where they differ; returns how many."""
     sync(scene)
-    seen: set[str] = set()
-    count = 0
-    for row in [r for r in scene.onmodel.shots if not r.detached]:
-        if row.name.casefold() in seen:
-            row.name = binding.next_name([r.name for r in scene.onmodel.shots])
-            count += 1
-        seen.add(row.name.casefold())
+    differ = [p for p in place(scene) if p.marker.name != p.name]
+    for p in differ:
+        p.marker.name = p.name
     sync(scene)
-    return count
+    return len(differ)
 
 
 def move_shot(scene: bpy.types.Scene, uid: str, step: int) -> None:
@@ -331,14 +331,32 @@ def _mark_of_row(row: bpy.types.PropertyGroup) -> Mark:
     return Mark(row.marker_frame, row.marker_name, row.camera, row.detached)
 
 
-def _name_new(marker_name: str, names: Sequence[str | None], k: int) -> str:
-    """The name of a new shot: its marker's, or a number when the marker has none of its own."""
-    taken = [n for n in names if n]
-    if not binding.is_default_name(marker_name):
-        return marker_name
-    before = next((n for n in reversed(names[:k]) if n), "")
-    after = next((n for n in names[k + 1 :] if n), "")
-    return binding.next_name(taken, before, after)
+def _wanted_name(mark: Mark, row: bpy.types.PropertyGroup | None) -> str:
+    """The row's name, unless the marker was renamed in the timeline since."""
+    if row is None or not row.name:
+        return mark.name
+    renamed = mark.name != row.marker_name and not core.is_default_name(mark.name)
+    return mark.name if renamed else row.name
+
+
+def _overrides(
+    scene: bpy.types.Scene, row: bpy.types.PropertyGroup | None, name: str
+) -> core.Overrides:
+    if row is None:
+        return core.Overrides(name=name, handles=scene.onmodel.handles)
+    return core.Overrides(
+        name=name,
+        enabled=row.enabled,
+        prompt=row.prompt.strip(),
+        negative_prompt=row.negative_prompt.strip(),
+        seed=row.seed if row.use_seed else None,
+        frame_size=Size(row.width, row.height) if row.use_resolution else None,
+        handles=row.handles if row.use_handles else scene.onmodel.handles,
+        first=row.first,
+        last=row.last,
+        marked=frozenset(k.frame for k in row.keyframes if k.marked),
+        takes=row.takes or None,
+    )
 
 
 def _index(rows: bpy.types.bpy_prop_collection, uid: str) -> int:

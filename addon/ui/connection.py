@@ -63,8 +63,12 @@ class Connection:
     def device(self) -> str:
         return str(self.info.get("device", ""))
 
-    def begin(self, preferences: Any) -> None:
-        """Start to get ready: a server here, or a handshake with the one named."""
+    def begin(self, preferences: Any, again: bool = False) -> None:
+        """Start to get ready: a server here, or a handshake with the one named.
+
+        again: not the person but a run asks, whose server went away; a server that crashed too
+        often lately is then left alone.
+        """
         if self.busy or self.link is Link.ready:
             return
         self.message = self.fix = ""
@@ -77,7 +81,7 @@ class Connection:
             return
         if self.process is None or self.process.state is ServerState.not_installed:
             self.process = ServerProcess(find_server(preferences.command))
-        if self.link is Link.failed:
+        if self.link is Link.failed and not again:
             self.process.reset()
         self.process.start()
         self.link = Link.starting

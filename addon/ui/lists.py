@@ -21,7 +21,9 @@ class ONMODEL_UL_cast(bpy.types.UIList):
         layout: bpy.types.UILayout,
         _data: object,
         item: bpy.types.PropertyGroup,
-        *_: object,
+        _icon: int,
+        _active_data: object,
+        _active_property: str,
     ) -> None:
         row = layout.row(align=True)
         row.prop(item, "enabled", text="")
@@ -52,8 +54,6 @@ class ONMODEL_UL_shots(bpy.types.UIList):
         _icon: int,
         _active_data: object,
         _active_property: str,
-        index: int = 0,
-        *_: object,
     ) -> None:
         row = layout.row(align=True)
         row.prop(item, "enabled", text="")
@@ -116,4 +116,3 @@ def forget() -> None:
 
 
 classes = (ONMODEL_UL_cast, ONMODEL_UL_shots)
-

@@ -8,6 +8,7 @@ from typing import Any
 import bpy
 
 from ..core.client import ClientError
+from ..planes.errors import PlaneError
 from ..scene.errors import SceneError
 
 
@@ -15,12 +16,12 @@ class Reporting:
     """Mixin of operators that do one thing in `apply`, which may raise our errors."""
 
     def apply(self, context: bpy.types.Context) -> None:
-        """Do it. Raises SceneError or ClientError."""
+        """Do it. Raises SceneError, ClientError or PlaneError."""
 
     def execute(self: Any, context: bpy.types.Context) -> set[str]:
         try:
             self.apply(context)
-        except (SceneError, ClientError) as error:
+        except (SceneError, ClientError, PlaneError) as error:
             self.report({"ERROR"}, f"{error.message} {error.fix}".strip())
             return {"CANCELLED"}
         return {"FINISHED"}

@@ -123,14 +123,14 @@ class ONMODEL_OT_shot_rename(_OfShot, bpy.types.Operator):
         shots.rename_shot(context.scene, self.shot(context).uid, self.new_name)
 
 
-class ONMODEL_OT_shots_number(Reporting, bpy.types.Operator):
-    bl_idname = "onmodel.shots_number"
-    bl_label = "Number Equal Names"
-    bl_description = "Give shots with equal names a free number"
+class ONMODEL_OT_shots_name_markers(Reporting, bpy.types.Operator):
+    bl_idname = "onmodel.shots_name_markers"
+    bl_label = "Name Markers by Shots"
+    bl_description = "Give every camera marker the name of its shot"
     bl_options = {"REGISTER", "UNDO"}
 
     def apply(self, context: bpy.types.Context) -> None:
-        shots.number_duplicates(context.scene)
+        shots.name_markers(context.scene)
 
 
 class ONMODEL_OT_shot_bind(_OfShot, bpy.types.Operator):
@@ -243,7 +243,7 @@ classes = (
     ONMODEL_OT_shot_remove,
     ONMODEL_OT_shot_move,
     ONMODEL_OT_shot_rename,
-    ONMODEL_OT_shots_number,
+    ONMODEL_OT_shots_name_markers,
     ONMODEL_OT_shot_bind,
     ONMODEL_OT_shot_go,
     ONMODEL_OT_keyframe_go,

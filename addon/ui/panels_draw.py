@@ -8,7 +8,7 @@ import time
 import bpy
 
 from ..scene import problems, server_words, shots
-from . import preferences, server_menus, status, text
+from . import preferences, status, text
 from .connection import Link, connection
 from .panels_scene import Sidebar
 
@@ -66,7 +66,7 @@ def _draw_ready(layout: bpy.types.UILayout, context: bpy.types.Context, managed:
     elif model.get("embedded"):
         note = layout.column()
         note.active = False
-        text.wrapped(note, "A small model for rehearsals: it blocks scenes, it does not finish them.")
+        text.wrapped(note, "A small model for rehearsals: it blocks scenes out, no more.")
 
 
 def _first_title() -> str:
@@ -112,7 +112,7 @@ class ONMODEL_PT_draw(Sidebar, bpy.types.Panel):
         buttons.enabled = not errors
         placed = shots.place(scene)
         wanted = [p for p in placed if p.row is None or p.row.enabled]
-        count = sum(len(shots.keyframes_of(p)) for p in wanted)
+        count = sum(len(p.shot.keyframes) for p in wanted if p.shot)
         active = shots.active_row(scene)
         now = next((p for p in placed if active is not None and p.uid == active.uid), None)
         big = buttons.column(align=True)
@@ -153,9 +153,9 @@ def _draw_outcome(layout: bpy.types.UILayout) -> None:
         if trouble.fix:
             text.wrapped(box, trouble.fix, icon="BLANK1")
     if run.retryable:
-        layout.operator("onmodel.draw", text="Draw the Failed Again", icon="LOOP_BACK").what = (
-            "failed"
-        )
+        layout.operator(
+            "onmodel.draw", text="Draw the Failed Again", icon="LOOP_BACK"
+        ).what = "failed"
 
 
 def _draw_problems(layout: bpy.types.UILayout, found: list[problems.Problem]) -> None:

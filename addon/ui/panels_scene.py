@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import bpy
 
+from ..core import rigs
 from ..core.request import map_kinds
 from ..scene import cast, shots
-from ..scene.errors import SceneError
 from . import lists, server_menus, text
 
 
@@ -165,27 +165,26 @@ def _draw_rig_check(layout: bpy.types.UILayout, member: bpy.types.PropertyGroup)
         text.wrapped(layout, "Choose the rig that plays this character.", icon="ERROR")
         layout.operator("onmodel.cast_bind")
         return
-    try:
-        found = cast.rig_map_of(member)
-    except SceneError as error:
-        text.wrapped(layout, str(error), icon="ERROR")
+    found = cast.rig_map_of(member)
+    if not found.joints:
+        text.wrapped(layout, found.problem, icon="ERROR")
         return
-    known = len(found.joints)
-    if not known:
+    layout.label(
+        text=f"{found.family or 'Bound by hand'}: {len(found.joints)} joints", icon="CHECKMARK"
+    )
+    if found.guessed:
         text.wrapped(
             layout,
-            f"No joint of {member.armature.name} was recognised. Bind them by hand.",
-            icon="ERROR",
+            f"Placed by the head bone: {', '.join(rigs.in_words(found.guessed))}.",
+            icon="BLANK1",
         )
-    else:
-        layout.label(text=f"{found.family}: {known} joints found", icon="CHECKMARK")
-    missing = [j for j in found.unmapped if not any(c.joint == j for c in member.joints)]
-    if not missing:
+    if not found.unmapped:
         return
-    layout.label(text="Not found in this rig:", icon="INFO")
+    text.wrapped(layout, f"No bone for: {', '.join(rigs.in_words(found.unmapped))}.", icon="INFO")
+    single = [j for j in found.unmapped if j in rigs.body_joints]
     grid = layout.grid_flow(columns=2, align=True, even_columns=True)
-    for joint in missing:
-        grid.operator("onmodel.joint_correct", text=joint).joint = joint
+    for joint in single:
+        grid.operator("onmodel.joint_correct", text=joint.replace("_", " ")).joint = joint
 
 
 class ONMODEL_PT_shots(Sidebar, bpy.types.Panel):
@@ -261,14 +260,14 @@ def _draw_keyframes(
 ) -> None:
     """First, last and marked frames; a click goes there."""
     here = scene.frame_current
-    frames = shots.keyframes_of(placed)
+    frames = placed.shot.keyframes if placed.shot else []
     column = layout.column(align=True)
     row = column.row(align=True)
     row.prop(placed.row, "first", toggle=True, icon="PREV_KEYFRAME")
     row.prop(placed.row, "last", toggle=True, icon="NEXT_KEYFRAME")
     mark = row.row(align=True)
-    mark.enabled = placed.start <= here <= placed.end
     marked = any(k.frame == here and k.marked for k in placed.row.keyframes)
+    mark.enabled = marked or (placed.start <= here <= placed.end and here not in frames)
     mark.operator(
         "onmodel.keyframe_mark",
         text=f"Unmark {here}" if marked else f"Mark {here}",
@@ -278,9 +277,9 @@ def _draw_keyframes(
     if frames:
         grid = column.grid_flow(columns=min(5, len(frames)), align=True, even_columns=True)
         for frame in frames:
-            grid.operator("onmodel.keyframe_go", text=str(frame), depress=frame == here).frame = (
-                frame
-            )
+            grid.operator(
+                "onmodel.keyframe_go", text=str(frame), depress=frame == here
+            ).frame = frame
 
 
 class ONMODEL_PT_shot_settings(Sidebar, bpy.types.Panel):

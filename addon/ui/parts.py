@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import bpy
 
 from . import (
     connection,
+    drawing,
     lists,
     operators_cast,
+    operators_draw,
+    operators_results,
     operators_server,
     operators_shots,
     panels_draw,
+    panels_results,
     panels_scene,
     preferences,
     server_menus,
@@ -22,10 +29,13 @@ _modules = (
     operators_server,
     operators_cast,
     operators_shots,
+    operators_draw,
+    operators_results,
     server_menus,
     lists,
     panels_scene,
     panels_draw,
+    panels_results,
 )
 
 
@@ -33,12 +43,27 @@ def register() -> None:
     for module in _modules:
         for cls in module.classes:
             bpy.utils.register_class(cls)
+    for handlers, function in _handlers():
+        handlers.append(function)
 
 
 def unregister() -> None:
     """Stop timers and a server that was started here, then take the classes off."""
+    for handlers, function in _handlers():
+        if function in handlers:
+            handlers.remove(function)
+    drawing.before_load()
     connection.close()
     lists.forget()
     for module in reversed(_modules):
         for cls in reversed(module.classes):
             bpy.utils.unregister_class(cls)
+
+
+def _handlers() -> list[tuple[list[Any], Callable[..., None]]]:
+    all_handlers = bpy.app.handlers
+    return [
+        (all_handlers.undo_post, drawing.after_undo),
+        (all_handlers.redo_post, drawing.after_undo),
+        (all_handlers.load_pre, drawing.before_load),
+    ]

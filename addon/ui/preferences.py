@@ -88,7 +88,7 @@ class OnmodelPreferences(bpy.types.AddonPreferences):
 
 
 def get(context: bpy.types.Context) -> Any:
-    """The preferences: OnmodelPreferences, or `Defaults` when the add-on is not installed as one."""
+    """The preferences: OnmodelPreferences, or `Defaults` where the add-on is not installed."""
     entry = context.preferences.addons.get(addon_id)
     found = entry.preferences if entry else None
     return found if found is not None else Defaults()

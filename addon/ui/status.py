@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import bpy
 
@@ -57,9 +58,7 @@ def standing(scene: bpy.types.Scene, placed: shots.Placed) -> Standing:
     return Standing("done" if same else "stale")
 
 
-def draw_shot(
-    layout: bpy.types.UILayout, scene: bpy.types.Scene, placed: shots.Placed
-) -> None:
+def draw_shot(layout: bpy.types.UILayout, scene: bpy.types.Scene, placed: shots.Placed) -> None:
     """The icon of a shot in the list; a ring that fills while it is drawn."""
     now = standing(scene, placed)
     if now.state == "drawing" and now.all:
@@ -90,7 +89,7 @@ class Trouble:
 @dataclass
 class Run:
     """The running render for the panel: share of all work done 0..1, what is being done, and
-    after it what came of it."""
+    after it what came of it. order: the last run's, for another try."""
 
     active: bool = False
     share: float = 0.0
@@ -99,6 +98,13 @@ class Run:
     outcome: str = ""
     troubles: list[Trouble] = field(default_factory=list)
     retryable: bool = False
+    order: Any = None
 
 
 run = Run()
+
+
+def forget() -> None:
+    """Nothing was drawn: another file is open, or the add-on goes."""
+    live.clear()
+    run.__init__()  # type: ignore[misc]

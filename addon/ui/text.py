@@ -9,7 +9,7 @@ import blf
 import bpy
 
 _letters_guess = 38
-_margin = 44
+_margin = 64
 """Points at both sides of a panel's text: panel, box and region borders."""
 
 
@@ -25,7 +25,7 @@ def wrapped(
         scale = context.preferences.system.ui_scale
         width = (context.region.width / scale if context.region else 260) - _margin
     if icon != "NONE":
-        width -= 20
+        width -= 24
     column = layout.column(align=True)
     column.scale_y = 0.85
     for number, line in enumerate(_break(sentence, width)):

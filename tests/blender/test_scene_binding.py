@@ -3,7 +3,7 @@
 
 import pytest
 
-from addon.scene.binding import Mark, bind, is_default_name, next_name, uid_for
+from addon.scene.binding import Mark, bind, uid_for
 
 a, b = Mark(1, "010", "A"), Mark(25, "020", "B")
 
@@ -44,35 +44,6 @@ def test_a_lost_row_comes_back_only_for_its_own_marker():
     lost = Mark(25, "020", "B", detached=True)
     assert bind([a, Mark(60, "dusk", "B")], [a, lost]) == [0, None]
     assert bind([a, Mark(60, "020", "B")], [a, lost]) == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("taken", "before", "after", "name"),
-    [
-        ([], "", "", "010"),
-        (["010"], "010", "", "020"),
-        (["010", "020"], "010", "020", "015"),
-        (["010", "015", "020"], "010", "015", "012"),
-        (["010", "011"], "010", "011", "020"),
-        (["020"], "", "020", "010"),
-        (["opening"], "opening", "", "010"),
-        (["010", "020", "030"], "020", "", "040"),
-    ],
-)
-def test_numbers(taken, before, after, name):
-    found = next_name(taken, before, after)
-    assert found == name
-    assert found not in taken
-
-
-@pytest.mark.parametrize("name", ["F_24", "Marker", "Marker.001", "", "F_-3"])
-def test_default_names(name):
-    assert is_default_name(name)
-
-
-@pytest.mark.parametrize("name", ["010", "Fight", "F_24b", "Marker 2"])
-def test_names_of_the_artist(name):
-    assert not is_default_name(name)
 
 
 def test_uids_are_repeatable_and_unique():

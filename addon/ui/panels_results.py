@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The panel about what was drawn: the keyframe one looks at, its takes, and all of them."""
+
+from __future__ import annotations
+
+import bpy
+
+from ..planes import planes
+from . import drawing, text
+from .operators_results import image_of, shown
+from .panels_scene import Sidebar
+
+
+class ONMODEL_PT_results(Sidebar, bpy.types.Panel):
+    bl_label = "Results"
+    bl_idname = "ONMODEL_PT_results"
+    bl_order = 5
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        scene = context.scene
+        if not planes.planes(scene):
+            text.wrapped(
+                layout,
+                "Drawings appear here and before their cameras, on the frames they stand for.",
+                icon="IMAGE_DATA",
+            )
+            return
+        key = shown(scene)
+        row = layout.row(align=True)
+        row.operator("onmodel.keyframe_step", text="", icon="TRIA_LEFT").step = -1
+        words = f"{key.shot}  \N{BULLET}  {key.frame}" if key else "Not drawn here"
+        row.operator("onmodel.keyframe_go", text=words).frame = (
+            key.frame if key else scene.frame_current
+        )
+        row.operator("onmodel.keyframe_step", text="", icon="TRIA_RIGHT").step = 1
+        if key is not None:
+            _draw_keyframe(layout, scene, key)
+        layout.separator(factor=0.5)
+        _draw_all(layout, scene)
+
+
+def _draw_keyframe(
+    layout: bpy.types.UILayout, scene: bpy.types.Scene, key: planes.PlaneKey
+) -> None:
+    image = image_of(scene, key)
+    preview = image.preview_ensure() if image is not None else None
+    if preview is not None:
+        layout.template_icon(icon_value=preview.icon_id, scale=8.0)
+    takes = planes.takes(scene, key.shot, key.frame)
+    row = layout.row(align=True)
+    row.label(text="Takes")
+    for take in takes:
+        pick = row.operator("onmodel.take_pick", text=str(take), depress=take == key.take)
+        pick.shot, pick.frame, pick.take = key.shot, key.frame, take
+    here = scene.frame_current == key.frame
+    new = row.row(align=True)
+    new.enabled = here and drawing.current is None
+    draw = new.operator("onmodel.draw", text="New Take", icon="ADD")
+    draw.what, draw.only_take = "keyframe", max(takes, default=0) + 1
+    row = layout.row(align=True)
+    again = row.row(align=True)
+    again.enabled = here and drawing.current is None
+    draw = again.operator("onmodel.draw", text="Draw Again", icon="FILE_REFRESH")
+    draw.what, draw.only_take, draw.redraw = "keyframe", key.take, True
+    row.operator("onmodel.results_clear", text="", icon="TRASH").what = "take"
+    if not here:
+        note = layout.column()
+        note.active = False
+        text.wrapped(note, f"Shown from keyframe {key.frame}.")
+
+
+def _draw_all(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
+    found = next((c for c in scene.collection.children if c.get("onmodel_planes")), None)
+    row = layout.row(align=True)
+    if found is not None:
+        row.prop(
+            found, "hide_viewport", text="Show", toggle=True, invert_checkbox=True, icon="HIDE_OFF"
+        )
+    for percent in (50, 100):
+        row.operator("onmodel.planes_opacity", text=f"{percent} %").opacity = percent / 100
+    layout.operator("onmodel.strips_place", icon="SEQUENCE")
+    row = layout.row(align=True)
+    row.operator("onmodel.results_clear", text="Clear Shot", icon="TRASH").what = "shot"
+    row.operator("onmodel.results_clear", text="Clear All").what = "all"
+
+
+classes = (ONMODEL_PT_results,)
