@@ -52,6 +52,7 @@ _render_handlers = (
     "render_cancel",
     "render_stats",
 )
+_advice = "See that the temporary folder can be written and has space."
 _far = 1e9
 """Cycles writes 1e10 for what no ray hits."""
 
@@ -98,7 +99,7 @@ def render_passes(
         raise CaptureError("Blender is rendering.", "Capture again when the render is done.")
     began = time.perf_counter()
     with contextlib.ExitStack() as undo:
-        folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="onmodel-")))
+        folder = _folder(undo)
         path = folder / "passes.exr"
         stage, eye = _set_stage(undo, scene, view_layer, camera)
         _set_render(stage, width, height, path)
@@ -120,6 +121,15 @@ def render_passes(
     # The rest of the time goes to putting everything back.
     timings["read"] = time.perf_counter() - reading
     return passes
+
+
+def _folder(undo: contextlib.ExitStack) -> Path:
+    try:
+        return Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="onmodel-")))
+    except OSError as error:
+        raise CaptureError(
+            f"No temporary folder could be made: {_sentence(error)}", _advice
+        ) from error
 
 
 def free_indices(count: int) -> list[int]:
@@ -337,8 +347,7 @@ def _render(undo: contextlib.ExitStack, stage: bpy.types.Scene, frame: int) -> N
             bpy.ops.render.render(scene=stage.name, write_still=True)
     except RuntimeError as error:
         raise CaptureError(
-            f"Blender could not render the capture: {_sentence(error)}",
-            "See that the temporary folder can be written and has space.",
+            f"Blender could not render the capture: {_sentence(error)}", _advice
         ) from error
     finally:
         if not had_result:
@@ -346,7 +355,7 @@ def _render(undo: contextlib.ExitStack, stage: bpy.types.Scene, frame: int) -> N
                 bpy.data.images.remove(image)
 
 
-def _sentence(error: RuntimeError) -> str:
+def _sentence(error: Exception) -> str:
     return str(error).removeprefix("Error: ").strip().rstrip(".") + "."
 
 
@@ -355,8 +364,7 @@ def _read(path: Path) -> Passes:
         channels = exr.read_channels(path)
     except (OSError, exr.ExrError) as error:
         raise CaptureError(
-            f"The capture could not be read back: {error}",
-            "See that the temporary folder can be written and has space.",
+            f"The capture could not be read back: {_sentence(error)}", _advice
         ) from error
     found = {name.split(".", 1)[1]: data for name, data in channels.items() if "." in name}
     index = found.get("Object Index.X", found.get("IndexOB.X"))
