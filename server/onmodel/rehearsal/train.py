@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Train the denoiser on the packed world, first at half size and then at full size.
+
+Every random choice of a step comes from a generator seeded with the step's number, so a run that
+was stopped at any moment goes on exactly as if it had not been. New shards are taken in whenever a
+run starts or goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.nn.utils import clip_grad_norm_
+
+from onmodel.generate.regions import use_regions
+from onmodel.rehearsal import data
+from onmodel.rehearsal.architecture import Denoiser, Sizes, make_tokenizer, make_vae
+from onmodel.rehearsal.latents import PatchBasis
+from onmodel.rehearsal.sampling import (
+    Decode,
+    Noise,
+    Tokens,
+    draw,
+    make_batch,
+    sheet,
+    training_loss,
+)
+from onmodel.rehearsal.stop import stoppable
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run goes. small: the first steps, at half size; decay: the last steps, in which the
+    rate falls to a fiftieth. batches: sizes at half and at full size."""
+
+    steps: int = 4000
+    small: int = 3000
+    decay: int = 1200
+    batches: tuple[int, int] = (16, 8)
+    rate: float = 1e-3
+    warm: int = 100
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of step 0, 1, ..."""
+        left = min(1.0, max(0.02, (self.steps - step) / self.decay))
+        return self.rate * min(1.0, (step + 1) / self.warm) * left
+
+    def scale_at(self, step: int) -> int:
+        """2: half size, 1: full size."""
+        return 2 if step < self.small else 1
+
+
+class Trainer:
+    """The denoiser, its running average and its optimizer, at a step."""
+
+    def __init__(self, sizes: Sizes, vocabulary: list[int]) -> None:
+        torch.manual_seed(1)
+        self.sizes = sizes
+        self.model = Denoiser(sizes, vocabulary).to(memory_format=torch.channels_last)
+        use_regions(self.model.unet, self.model.controlnet)
+        self.average = Denoiser(sizes, vocabulary).to(memory_format=torch.channels_last)
+        use_regions(self.average.unet, self.average.controlnet)
+        self.average.load_state_dict(self.model.state_dict())
+        self.average.requires_grad_(False).eval()
+        # The last layers of both encoders are not read, as in SDXL; they stay as they are.
+        self.used = [p for p in self.model.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            self.used, 1e-3, betas=(0.9, 0.98), weight_decay=0.01, foreach=True
+        )
+        self.tokens = Tokens(make_tokenizer())
+        self.noise = Noise()
+        self.step = 0
+        self.seen = 0
+
+    def train_step(self, plan: Plan, shards: list[data.Shard]) -> float:
+        """One step on random samples of `shards`; returns the loss."""
+        rng = torch.Generator().manual_seed(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.rate_at(self.step)
+        size = plan.batches[0 if plan.scale_at(self.step) == 2 else 1]
+        loss = training_loss(self.model, shards, size, self.tokens, self.noise, rng)
+        self.optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(self.used, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.seen += size
+        keep = min(0.998, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.parameters()), list(self.model.parameters()), 1 - keep
+            )
+        return float(loss.detach())
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next step depends on; a reader sees the old or the new."""
+        part = path.with_suffix(".part")
+        state = {
+            "sizes": vars(self.sizes),
+            "vocabulary": self.model.tokens,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seen": self.seen,
+        }
+        torch.save(state, part)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Trainer:
+        """The trainer that `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        out = cls(Sizes(**state["sizes"]), state["vocabulary"])
+        out.model.load_state_dict(state["model"])
+        out.average.load_state_dict(state["average"])
+        out.optimizer.load_state_dict(state["optimizer"])
+        out.step, out.seen = state["step"], state["seen"]
+        return out
+
+
+def vocabulary_of(shards: list[data.Shard]) -> list[int]:
+    """CLIP's numbers of all tokens in these captions."""
+    tokens = Tokens(make_tokenizer())
+    found: set[int] = set()
+    for text in data.all_texts(shards):
+        found.update(tokens(text).tolist())
+    return sorted(found)
+
+
+def decoder(folder: Path) -> Decode:
+    """The trained VAE's decoder, or the plane of the patch basis while there is none."""
+    path = folder / "vae.pt"
+    if not path.exists():
+        return PatchBasis.load(folder / "basis.pt").decode
+    state = torch.load(path, weights_only=True)
+    vae = make_vae(Sizes(**state["sizes"])).eval()
+    vae.load_state_dict(state["average"])
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            return torch.cat([vae.decode(z[None]).sample for z in latents]).float()
+
+    return decode
+
+
+def held_out(shards: list[data.Shard], count: int) -> tuple[data.Shard, torch.Tensor]:
+    """The square shard and the samples of it to show: half of them with two people."""
+    shard = shards[0]
+    two = [i for i, w in enumerate(shard.words) if len(w.people) > 1]
+    one = [i for i, w in enumerate(shard.words) if len(w.people) == 1]
+    index = [*one[: count - count // 2], *two[: count // 2]]
+    return shard, torch.tensor(index)
+
+
+def make_sheet(trainer: Trainer, shards: list[data.Shard], decode: Decode, path: Path) -> None:
+    """Truth, drawn with all maps, drawn with pose and depth: a row each, of held-out people."""
+    shard, index = held_out(shards, 8)
+    prompts = []
+    for i in index.tolist():
+        words = shard.words[i]
+        shot = ", ".join(words.shot)
+        prompts.append(data.Prompts((shot, *(", ".join(p) for p in words.people))))
+    batch = make_batch(shard, index, prompts, trainer.tokens)
+    empty = trainer.tokens("")
+    rows = [batch.latents]
+    for kinds in (("pose", "depth", "normal"), ("pose", "depth")):
+        rows.append(draw(trainer.average, batch, trainer.noise, empty, kinds))
+    pictures = [decode(row) for row in rows]
+    Image.fromarray(sheet(pictures)).save(path)
+
+
+def run(folder: Path, plan: Plan, sizes: Sizes, minutes: float, sheet_minutes: float) -> int:
+    """Train in `folder` (with basis.pt and shards/) until the plan or the time is used up."""
+    path = folder / "denoiser.pt"
+    first_held_out = 24576
+    training = {
+        s: data.merge(data.load_shards(folder / "shards", s, 0, first_held_out)) for s in (1, 2)
+    }
+    if not training[1]:
+        log.error("There are no shards in %s. Make samples and pack them first.", folder)
+        return 2
+    kept = data.merge(data.load_shards(folder / "shards", 1, first_held_out, 10**9))
+    if path.exists():
+        trainer = Trainer.load(path)
+    else:
+        trainer = Trainer(sizes, vocabulary_of([*training[1], *kept]))
+    count = sum(len(s) for s in training[1])
+    log.info("%d samples, step %d of %d", count, trainer.step, plan.steps)
+    begun = saved = shown = time.monotonic()
+    smooth: float | None = None
+    with stoppable() as asked, (folder / "metrics.jsonl").open("a") as metrics:
+        while trainer.step < plan.steps and not asked:
+            if time.monotonic() - begun > minutes * 60:
+                break
+            t = time.monotonic()
+            shards = training[plan.scale_at(trainer.step)]
+            loss = trainer.train_step(plan, shards)
+            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+            now = time.monotonic()
+            if trainer.step % 20 == 0:
+                row: dict[str, Any] = {
+                    "step": trainer.step,
+                    "seen": trainer.seen,
+                    "loss": round(smooth, 5),
+                    "seconds": round(now - t, 3),
+                    "minutes": round((now - begun) / 60, 2),
+                    "time": time.strftime("%H:%M:%S"),
+                }
+                metrics.write(json.dumps(row) + "\n")
+                metrics.flush()
+            if now - saved > 180:
+                trainer.save(path)
+                saved = now
+            if kept and now - shown > sheet_minutes * 60:
+                sheets = folder / "sheets"
+                sheets.mkdir(exist_ok=True)
+                make_sheet(trainer, kept, decoder(folder), sheets / f"{trainer.step:06d}.png")
+                shown = time.monotonic()
+    trainer.save(path)
+    log.info("stopped at step %d, loss %.4f", trainer.step, smooth or float("nan"))
+    return 0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `rehearsal train`."""
+    plan = Plan()
+    parser.add_argument("--steps", type=int, default=plan.steps, help="steps of the whole run")
+    parser.add_argument("--small", type=int, default=plan.small, help="first steps, at half size")
+    parser.add_argument("--decay", type=int, default=plan.decay, help="last steps, falling rate")
+    parser.add_argument("--rate", type=float, default=plan.rate)
+    parser.add_argument("--batches", type=int, nargs=2, default=plan.batches)
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after so many")
+    parser.add_argument("--sheet-minutes", type=float, default=10.0)
+
+
+def from_options(options: argparse.Namespace) -> int:
+    """Run `rehearsal train` as the options ask."""
+    plan = Plan(options.steps, options.small, options.decay, tuple(options.batches), options.rate)
+    return run(options.folder, plan, Sizes(), options.minutes, options.sheet_minutes)
