@@ -114,6 +114,13 @@ def test_events_resume_where_they_were_left(server: RunningServer, client: Clien
     assert f"id: {whole[2]['id']}\n" in text.text
 
 
+def test_a_long_stream_comes_whole(client: Client) -> None:
+    made = client.submit(job(*unique(520)))
+    client.cancel(made["id"])
+    events = list(client.events(made["id"]))
+    assert len(events) > 1000 and events[-1]["type"] == "job_done"
+
+
 @pytest.mark.parametrize("what", ["job", "keyframe"])
 @pytest.mark.parametrize("stage", ["queued", "loading", "sampling", "encoding", "done"])
 def test_cancel_is_exact_at_every_stage(

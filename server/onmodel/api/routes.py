@@ -232,7 +232,7 @@ async def follow(state: ServerState, job: str, after: int) -> AsyncIterator[byte
         except sqlite3.OperationalError:
             return  # the client comes back and goes on after its last event
         if found:
-            spoke = time.monotonic()
+            seen, spoke = -1, time.monotonic()  # there may be more than one answer holds
             numbers = [int(text[6 : text.index(",")]) for text in found]
             after = numbers[-1]
             pairs = zip(numbers, found, strict=True)
