@@ -82,9 +82,9 @@ def clear_strips(scene: bpy.types.Scene) -> int:
 
 def strip_range(strip: Any) -> tuple[int, int]:
     """The inclusive frames on which a strip is seen."""
-    if hasattr(strip, "frame_final_start"):
-        return strip.frame_final_start, strip.frame_final_end - 1
-    return strip.left_handle, strip.right_handle - 1
+    if hasattr(strip, "left_handle"):  # the names from 5.2 on
+        return strip.left_handle, strip.right_handle - 1
+    return strip.frame_final_start, strip.frame_final_end - 1
 
 
 def _collection(scene: bpy.types.Scene) -> Any:
@@ -99,7 +99,7 @@ def _meet(strip: Any, first: int, last: int) -> bool:
 
 
 def _set_length(strip: Any, frames: int) -> None:
-    if hasattr(strip, "frame_final_duration"):
-        strip.frame_final_duration = frames
-    else:
+    if hasattr(strip, "right_handle"):
         strip.right_handle = strip.left_handle + frames
+    else:
+        strip.frame_final_duration = frames
