@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Drawn keyframes on disk, with their sidecars and maps, as the rows of a contact sheet."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from onmodel.report.contact_sheet import Cell, Row, contact_sheet
+
+log = logging.getLogger(__name__)
+
+shown_maps = ("pose", "depth", "normal", "lineart")
+most_maps = 3
+
+
+class ReportError(RuntimeError):
+    """There is nothing to report on; the message says what to do."""
+
+
+def find_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """PNG and sidecar of every drawn keyframe below `folder`, in film order.
+
+    Raises ReportError where there is none.
+    """
+    found = []
+    for path in folder.rglob("*.json"):
+        png = path.with_suffix(".png")
+        if path.parent.name == "replaced" or not png.is_file():
+            continue
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            log.warning("%s is left out of the sheet: %s", path, error)
+            continue
+        if isinstance(data, dict) and isinstance(data.get("request"), dict):
+            found.append((png, data))
+    if not found:
+        raise ReportError(f"There is no drawn keyframe in {folder}: render the film there first.")
+    return sorted(found, key=lambda item: _order(item[1]["request"]))
+
+
+def _order(request: dict[str, Any]) -> tuple[str, int, int]:
+    return request["shot"], request["frame"], request["take"]
+
+
+def sheet_of(folder: Path, read_blob: Callable[[str], bytes | None]) -> Image.Image:
+    """The contact sheet of all keyframes below `folder`.
+
+    read_blob: a map's PNG by its hash; None where it is no longer kept, then it is left out.
+    """
+    shots: dict[str, list[Cell]] = defaultdict(list)
+    prompts: dict[str, str] = {}
+    film = ""
+    for png, sidecar in find_results(folder):
+        request = sidecar["request"]
+        film = request["film"]
+        prompts.setdefault(request["shot"], request["prompt"])
+        maps = [_map(request, kind, read_blob) for kind in _kinds(request)]
+        caption = f"frame {request['frame']}, take {request['take']}"
+        with Image.open(png) as image:
+            drawing = image.convert("RGB")
+        shots[request["shot"]].append(Cell(caption, drawing, [m for m in maps if m is not None]))
+    rows = [Row(name, prompts[name], cells) for name, cells in shots.items()]
+    return contact_sheet(film, rows)
+
+
+def _kinds(request: dict[str, Any]) -> list[str]:
+    used = [m["kind"] for m in request["maps"]]
+    return [k for k in shown_maps if k in used][:most_maps]
+
+
+def _map(
+    request: dict[str, Any], kind: str, read_blob: Callable[[str], bytes | None]
+) -> Image.Image | None:
+    blob = next(m["blob"] for m in request["maps"] if m["kind"] == kind)
+    data = read_blob(blob)
+    if data is None:
+        return None
+    with Image.open(io.BytesIO(data)) as image:
+        crop = request["canvas"]["crop"]
+        left, top = crop["x"], crop["y"]
+        box = (left, top, left + crop["width"], top + crop["height"])
+        return image.convert("RGB").crop(tuple(round(v) for v in box))
