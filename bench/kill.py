@@ -19,7 +19,7 @@ def run(seed: int = 20261122) -> list[Figure]:
         outcome = kill_at_random(Path(folder), moments, seed)
     note = (
         f"{outcome.keyframes} keyframes, {outcome.server_kills} kills of the server and "
-        f"{moments - outcome.server_kills} of the worker, {outcome.finished_at_kills[-1]} finished at "
+        f"{moments - outcome.server_kills} of the worker, {outcome.finished_at_kills[-1]} done at "
         f"the last one, {outcome.seconds:.0f} s, seed {seed}"
     )
     return [

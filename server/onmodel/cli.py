@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -69,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     serve.set_defaults(run=run_serve)
 
     models = commands.add_parser("models", help="list the models that the server can draw with")
+    add_data(models)
     models.add_argument("--artist", default=default_artist, metavar="MODULE:CLASS")
     add_json(models)
     models.set_defaults(run=run_models)
@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     loras = commands.add_parser("loras", help="list LoRAs, or check a LoRA file before using it")
     loras.add_argument("action", choices=["list", "check"])
     loras.add_argument("file", type=Path, nargs="?")
+    add_data(loras)
     loras.add_argument("--artist", default=default_artist, metavar="MODULE:CLASS")
     add_json(loras)
     loras.set_defaults(run=run_loras)
@@ -130,9 +131,12 @@ def run_serve(options: argparse.Namespace) -> int:
         return error.code
 
 
-def make_artist(name: str) -> Any:
-    """The artist "module:Class", or None after a complaint."""
+def make_artist(options: argparse.Namespace) -> Any:
+    """The artist of the command line, or None after a complaint."""
+    name = options.artist
     module, _, attribute = name.partition(":")
+    if options.data is not None:
+        os.environ["ONMODEL_HOME"] = str(options.data)  # models lie in the data folder
     try:
         return getattr(importlib.import_module(module), attribute)()
     except (ImportError, AttributeError) as error:
@@ -142,7 +146,7 @@ def make_artist(name: str) -> Any:
 
 def run_models(options: argparse.Namespace) -> int:
     """`onmodel models`."""
-    artist = make_artist(options.artist)
+    artist = make_artist(options)
     if artist is None:
         return exit_failed
     models = artist.models()
@@ -161,7 +165,7 @@ def run_loras(options: argparse.Namespace) -> int:
     """`onmodel loras list` and `onmodel loras check FILE`."""
     if options.action == "check":
         return check_lora(options.file)
-    artist = make_artist(options.artist)
+    artist = make_artist(options)
     if artist is None:
         return exit_failed
     loras = artist.loras()
@@ -176,16 +180,20 @@ def check_lora(file: Path | None) -> int:
     if file is None:
         complain("Which file?", "Write: onmodel loras check FILE.safetensors")
         return exit_usage
-    if importlib.util.find_spec("onmodel.models.safe") is None:
-        complain("This installation has no LoRA checks.", "Install the whole server.")
-        return exit_failed
-    safe = importlib.import_module("onmodel.models.safe")
+    from onmodel.models import lora_file
+    from onmodel.models.errors import ModelError
+
     try:
-        found = safe.check_lora(file)
-    except (OSError, ValueError) as error:
-        complain(f"{file.name} is refused: {error}")
+        found = lora_file.check(file)
+    except ModelError as error:
+        complain(error.message, error.fix)
         return exit_failed
-    write(f"{file.name} is sound: {found}")
+    except OSError as error:
+        complain(f"{file} cannot be read: {error.strerror}.")
+        return exit_failed
+    trigger = f", trigger “{found.trigger}”" if found.trigger else ""
+    family = found.family or "unknown"
+    write(f"{file.name} is sound: {found.title}, {family} family{trigger}")
     return exit_ok
 
 

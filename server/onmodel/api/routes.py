@@ -39,7 +39,7 @@ def state_of(request: Request) -> ServerState:
 
 
 async def worker_word(state: ServerState) -> dict[str, Any]:
-    """What the worker left word of: models, loras, device, notice. Waits for the first word."""
+    """What the worker left word of: models (None: nothing yet), loras, device, notice."""
     deadline = time.monotonic() + first_word_seconds
     while True:
         told: dict[str, Any] | None = await run_in_threadpool(state.queue.setting, "worker")
@@ -47,7 +47,8 @@ async def worker_word(state: ServerState) -> dict[str, Any]:
             return told
         worker = state.supervisor
         if worker is None or worker.state == "broken" or time.monotonic() > deadline:
-            return {"models": [], "loras": [], "device": "", "notice": ""}
+            notice = "The server is still looking at its models."
+            return {"models": None, "loras": [], "device": "", "notice": notice}
         await asyncio.sleep(0.05)
 
 
@@ -64,7 +65,7 @@ async def info(request: Request) -> dict[str, Any]:
         "api": api_version,
         "request_versions": [schemas.request_version],
         "device": told["device"],
-        "models": told["models"],
+        "models": told["models"] or [],
         "loras": told["loras"],
         "worker": {
             "state": worker.state if worker is not None else "stopped",
@@ -143,6 +144,12 @@ async def submit(request: Request, response: Response, job: schemas.JobRequest) 
     """Queues a job; 200 and the same job where its client_key was submitted before."""
     state = state_of(request)
     told = await worker_word(state)
+    if told["models"] is None:
+        worker = state.supervisor
+        broken = worker is not None and worker.state == "broken"
+        message = worker.message if worker is not None and broken else told["notice"]
+        fix = worker.fix if worker is not None and broken else "Try again in a moment."
+        raise ApiError(503, "not_ready", message, fix)
 
     def put() -> tuple[dict[str, Any], bool]:
         return state.queue.submit(check.new_job(job, told, state.blobs))

@@ -116,7 +116,12 @@ class Supervisor:
         command = [sys.executable, "-m", "onmodel.jobs.worker"]
         command += ["--data", str(self.folder.root), "--artist", self.artist]
         command += ["--name", self.leases.worker, "--parent", str(os.getpid())]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUTF8": "1",
+            "ONMODEL_HOME": str(self.folder.root),  # models and LoRAs lie there too
+        }
         with self._log() as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment
