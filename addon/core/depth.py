@@ -8,6 +8,7 @@ when somebody walks by).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,8 +33,13 @@ def depth_range(depths: Sequence[np.ndarray]) -> tuple[float, float]:
     """
     kept = []
     for depth in depths:
-        flat = np.asarray(depth, np.float32).ravel()
-        flat = flat[:: max(1, flat.size // _samples)]
+        depth = np.asarray(depth, np.float32)
+        flat = depth.ravel()
+        stride = max(1, flat.size // _samples)
+        # With a common divisor only some columns would be looked at.
+        while math.gcd(stride, depth.shape[-1]) != 1:
+            stride += 1
+        flat = flat[::stride]
         kept.append(flat[np.isfinite(flat) & (flat > 0)])
     seen = np.concatenate(kept) if kept else np.empty(0, np.float32)
     if not seen.size:
