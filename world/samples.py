@@ -3,7 +3,7 @@
 
     python -m world.samples OUT --start 0 --count 1000
 
-Sample number N is made of its number alone: the same one every time, in any process and order.
+Sample number N is made of its number (and --set) alone: the same one every time, in any process and order.
 OUT/NNNNNN.npz holds `rgb` (H, W, 3) uint8; `disparity` (H, W) float16, 1/m, 0 = background;
 `person` (H, W) uint8, 0 = none, else 1 + index of the person; `normal` (H, W, 3) uint8 as the
 add-on's normal map. OUT/NNNNNN.json holds the shot's words and, per person, caption and pose.
@@ -45,6 +45,8 @@ per_person = 6
 identities = 4096
 """People of the training world, `per_person` samples each. Samples from number
 identities * per_person on show other people: they are kept for tests."""
+_set_odds = tuple(0.28 if name == "park" else 0.72 / (len(sets.names) - 1) for name in sets.names)
+"""The park is the sample storyboard's place."""
 _body_points = (
     None,
     None,
@@ -205,12 +207,14 @@ def _view(actor: Actor, lens: Lens) -> str:
     return "from behind" if angle > 110 else "in profile" if angle > 55 else "facing"
 
 
-def make(number: int, studio: Studio) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Sample `number`: arrays and description as the module's head says."""
+def make(
+    number: int, studio: Studio, only: str | None = None
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Sample `number`: arrays and description as the module's head says. only: this set."""
     rng = np.random.default_rng([number, 2611])
     framing = str(rng.choice(list(framings), p=[0.2, 0.22, 0.2, 0.17, 0.21]))
     size = canvases[int(rng.choice(len(canvases), p=_canvas_odds))]
-    set_name = str(rng.choice(sets.names))
+    set_name = only or str(rng.choice(sets.names, p=_set_odds))
     actors = _cast(rng, number, framing)
     lens = _lens(rng, actors, framing, size)
     subject = float(-lens.camera_space(_bone(actors[0], "Hips")[None])[0, 2])
@@ -248,6 +252,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--set", choices=sets.names, help="this set only")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     studio = Studio()
@@ -256,7 +261,7 @@ def main(argv: list[str]) -> int:
         path = options.out / f"{number:06d}.json"
         if path.exists():
             continue
-        arrays, description = make(number, studio)
+        arrays, description = make(number, studio, options.set)
         with path.with_suffix(".npz").open("wb") as file:
             np.savez(file, **arrays)
         # The description is written last: a sample that has one is whole.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Eight simple sets as coloured quads. Metres, z up, the floor at z = 0."""
+"""Nine simple sets as coloured quads. Metres, z up, the floor at z = 0."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ floors: dict[str, Colour] = {
     "night street": (0.13, 0.13, 0.18),
     "room": (0.50, 0.34, 0.22),
     "desert": (0.82, 0.55, 0.32),
+    "park": (0.40, 0.60, 0.26),
     "studio": (0.62, 0.62, 0.64),
 }
 skies: dict[str, Colour] = {
@@ -29,6 +30,7 @@ skies: dict[str, Colour] = {
     "night street": (0.03, 0.04, 0.12),
     "room": (0.86, 0.80, 0.70),
     "desert": (0.98, 0.80, 0.55),
+    "park": (0.55, 0.75, 0.90),
     "studio": (0.70, 0.70, 0.72),
 }
 tints: dict[str, Colour] = {
@@ -50,16 +52,29 @@ class _Builder:
         self.points.append(np.asarray(corners, dtype=float))
         self.colours.append(np.asarray(colour, dtype=float))
 
-    def box(self, x: float, y: float, half: tuple[float, float], height: float, colour) -> None:  # type: ignore[no-untyped-def]
+    def box(
+        self,
+        x: float,
+        y: float,
+        half: tuple[float, float],
+        height: float,
+        colour: Array | Colour,
+        low: float = 0.0,
+    ) -> None:
+        """A box about (x, y) from z = low to z = height; half: half its sides."""
         w, d = half
-        low = [(x - w, y - d, 0), (x + w, y - d, 0), (x + w, y + d, 0), (x - w, y + d, 0)]
-        high = [(a, b, height) for a, b, _ in low]
+        foot = [(x - w, y - d, low), (x + w, y - d, low), (x + w, y + d, low), (x - w, y + d, low)]
+        head = [(a, b, height) for a, b, _ in foot]
         for i in range(4):
             j = (i + 1) % 4
-            self.quad([low[i], low[j], high[j], high[i]], np.asarray(colour))
-        self.quad(high, colour)
+            self.quad([foot[i], foot[j], head[j], head[i]], colour)
+        self.quad(head, colour)
+        if low > 0:
+            self.quad(foot[::-1], colour)
 
-    def cone(self, base: tuple[float, float, float], radius: float, height: float, colour) -> None:  # type: ignore[no-untyped-def]
+    def cone(
+        self, base: tuple[float, float, float], radius: float, height: float, colour: Array | Colour
+    ) -> None:
         x, y, z = base
         for k in range(8):
             a, b = k * np.pi / 4, (k + 1) * np.pi / 4
@@ -85,7 +100,7 @@ def build(name: str, rng: np.random.Generator) -> SetMesh:
     if furnish is not None:
         furnish(b, rng)
     vertices = np.concatenate(b.points)
-    angle = float(rng.uniform(0, 2 * np.pi)) if name != "beach" else 0.0
+    angle = float(rng.uniform(0, 2 * np.pi)) if name not in ("beach", "park") else 0.0
     c, s = np.cos(angle), np.sin(angle)
     vertices = vertices @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]])
     faces = np.arange(len(vertices)).reshape(-1, 4)
@@ -176,6 +191,52 @@ def _desert(b: _Builder, rng: np.random.Generator) -> None:
         b.cone((x, y, 0), size, float(rng.uniform(0.5, 2.5)), (0.70, 0.42, 0.24))
 
 
+def _park(b: _Builder, rng: np.random.Generator) -> None:
+    """The kin of the sample storyboard's park (`world.storyboard_set`): its colours and things."""
+    gravel, bark, hill = (0.80, 0.73, 0.58), (0.42, 0.29, 0.18), (0.48, 0.66, 0.52)
+    leaves = ((0.20, 0.47, 0.22), (0.25, 0.53, 0.22), (0.33, 0.58, 0.26))
+    y = float(rng.uniform(-1.5, 0.4))
+    b.quad(
+        [(-60, y - 0.8, 0.006), (60, y - 0.8, 0.006), (60, y + 0.8, 0.006), (-60, y + 0.8, 0.006)],
+        gravel,
+    )
+    x = float(rng.uniform(-3, 3))
+    b.quad(
+        [
+            (x - 0.8, y + 0.8, 0.006),
+            (x + 0.8, y + 0.8, 0.006),
+            (x + 0.6, 60, 0.006),
+            (x - 0.6, 60, 0.006),
+        ],
+        gravel,
+    )
+    for u, v in _ring(rng, 5, 55, 72):
+        b.cone((u, v, -0.1), float(rng.uniform(26, 36)), float(rng.uniform(8, 12)), hill)
+    for k, (u, v) in enumerate(_ring(rng, 34, 2.4, 24)):
+        tall, size = float(rng.uniform(3.4, 4.4)), float(rng.uniform(0.85, 1.25))
+        b.box(u, v, (0.13 * size, 0.13 * size), 1.3 * size, bark)
+        for i, (r, z) in enumerate(
+            ((1.15, 0.9), (0.92, 0.9 + tall * 0.28), (0.66, 0.9 + tall * 0.54))
+        ):
+            height = tall * (0.52 - 0.04 * i) * size
+            b.cone((u, v, z * size), r * size, height, leaves[k % 3])
+    _bench(b, rng)
+    u, v = float(rng.choice([-1, 1]) * rng.uniform(1.2, 4)), float(rng.uniform(0.4, 3))
+    b.box(u, v, (0.045, 0.045), 2.9, (0.24, 0.25, 0.27))
+    b.box(u, v, (0.13, 0.13), 3.26, (0.98, 0.93, 0.72), low=2.9)
+
+
+def _bench(b: _Builder, rng: np.random.Generator) -> None:
+    u, v = float(rng.uniform(-2, 2)), float(rng.uniform(0.1, 1.5))
+    wood, iron = (0.64, 0.42, 0.24), (0.24, 0.25, 0.27)
+    b.box(u, v, (0.85, 0.22), 0.46, wood, low=0.42)
+    for z in (0.60, 0.76):
+        b.box(u, v + 0.26, (0.85, 0.02), z + 0.12, wood, low=z)
+    for x in (-0.72, 0.72):
+        b.box(u + x, v - 0.17, (0.025, 0.025), 0.42, iron)
+        b.box(u + x, v + 0.22, (0.025, 0.025), 0.80, iron)
+
+
 _furnish: dict[str, Callable[[_Builder, np.random.Generator], None]] = {
     "forest": _trees((0.10, 0.36, 0.13)),
     "snow": _trees((0.75, 0.85, 0.85)),
@@ -184,4 +245,5 @@ _furnish: dict[str, Callable[[_Builder, np.random.Generator], None]] = {
     "beach": _beach,
     "room": _room,
     "desert": _desert,
+    "park": _park,
 }
