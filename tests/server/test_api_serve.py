@@ -214,7 +214,8 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_lost(tmp_path: Path) -> None:
 
     from tests.support.keyframes import png
 
-    with Limited(tmp_path) as server:
+    server = Limited(tmp_path)
+    with server:
         client = server.client()
         send_images(client)
         made = client.submit(job(*unique(1)))

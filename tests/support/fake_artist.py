@@ -141,7 +141,7 @@ def compose(request: dict[str, Any], blobs: BlobReader) -> Image.Image:
     canvas = request["canvas"]
     size = (canvas["width"], canvas["height"])
     rng = np.random.default_rng(request["seed"] % 2**32)
-    picture = np.full((size[1], size[0], 3), rng.integers(40, 90), np.float32)
+    picture: np.ndarray = np.full((size[1], size[0], 3), rng.integers(40, 90), np.float32)
     maps = {m["kind"]: read(blobs, m["blob"], "RGB") for m in request["maps"]}
     if "depth" in maps:
         picture += maps["depth"] * 0.5
@@ -150,8 +150,8 @@ def compose(request: dict[str, Any], blobs: BlobReader) -> Image.Image:
         mask = read(blobs, character["mask"], "L")[..., None] / 255.0
         picture = picture * (1 - mask) + np.array(list(digest[:3]), np.float32) * mask
     if "pose" in maps:
-        drawn = maps["pose"].max(axis=2, keepdims=True) > 0
-        picture = np.where(drawn, maps["pose"], picture)
+        drawn = maps["pose"].max(axis=2) > 0
+        picture[drawn] = maps["pose"][drawn]
     box = canvas["crop"]
     left, top = round(box["x"]), round(box["y"])
     right, bottom = round(box["x"] + box["width"]), round(box["y"] + box["height"])

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from onmodel.api import check, schemas
 from onmodel.api.errors import ApiError
 from onmodel.api.state import ServerState
 from onmodel.jobs import images
-from onmodel.jobs.blobs import max_blob_bytes
+from onmodel.jobs.blobs import BlobError, max_blob_bytes
 from onmodel.version import version
 
 api_version = 1
@@ -88,9 +89,10 @@ def missing(request: Request, asked: schemas.Hashes) -> dict[str, list[str]]:
 async def put_blob(request: Request, sha256: Sha) -> dict[str, Any]:
     """Takes a PNG or JPEG, raw, whose SHA-256 is its address."""
     blobs = state_of(request).blobs
+    stream = request.stream()
     length = int(request.headers.get("content-length", 0))
     if length > max_blob_bytes:
-        await drain(request)
+        await drain(stream)
         raise ApiError(
             413,
             "too_large",
@@ -98,26 +100,28 @@ async def put_blob(request: Request, sha256: Sha) -> dict[str, Any]:
             "Send a smaller image.",
         )
     if blobs.has(sha256, touch=True):
-        await drain(request)
+        await drain(stream)
         return {"hash": sha256, "stored": False}
     # On the event loop on purpose: hashing and the page cache take less than a change of thread.
     writer = blobs.writer(sha256)
     try:
-        async for chunk in request.stream():
+        async for chunk in stream:
             writer.write(chunk)
         writer.commit()
+    except BlobError:
+        await drain(stream)
+        raise
+    except ClientDisconnect as error:
+        raise ApiError(400, "cut_short", "The transfer was cut short.", "Send it again.") from error
     finally:
         writer.close()
-        await drain(request)
     return {"hash": sha256, "stored": True}
 
 
-async def drain(request: Request) -> None:
+async def drain(stream: AsyncIterator[bytes]) -> None:
     """Reads what is left of a body, so that a client that is still sending gets the answer."""
-    if request._stream_consumed:
-        return
     seen = 0
-    async for chunk in request.stream():
+    async for chunk in stream:
         seen += len(chunk)
         if seen > max_drain_bytes:
             return
