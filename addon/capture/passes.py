@@ -22,7 +22,7 @@ import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,12 @@ from ..core.projection import View, camera_settings
 from . import exr
 from .errors import CaptureError
 from .materials import needs_materials
+from .stage import layer_name, set_stage
 
 log = logging.getLogger(__name__)
 
 largest_canvas = 4096 * 4096
 """Pixels. Nine 32-bit channels of it are 600 MB; no model draws as many."""
-
-hidden_collections = frozenset({"Onmodel Keyframes"})
-"""Collections that are never captured: the drawings that stand before the cameras."""
 
 _render_handlers = (
     "render_init",
@@ -101,7 +99,7 @@ def render_passes(
     with contextlib.ExitStack() as undo:
         folder = _folder(undo)
         path = folder / "passes.exr"
-        stage, eye = _set_stage(undo, scene, view_layer, camera)
+        stage, eye = set_stage(undo, scene, view_layer, camera)
         _set_render(stage, width, height, path)
         if not needs_materials(stage):
             stage.view_layers[0].material_override = _flat_material(undo)
@@ -185,38 +183,6 @@ class _Watch:
                 "The characters could not be read from the scene.",
                 "Blender's console tells why; please report it.",
             )
-
-
-def _set_stage(
-    undo: contextlib.ExitStack, scene: bpy.types.Scene, view_layer: str, camera: bpy.types.Object
-) -> tuple[bpy.types.Scene, bpy.types.Object]:
-    """A copy of the scene with one view layer and a camera of its own at the shot's camera."""
-    stage = scene.copy()
-    undo.callback(bpy.data.scenes.remove, stage)
-    stage.name = "Onmodel capture"
-    stage.animation_data_clear()
-    stage.timeline_markers.clear()
-    stage.world = None
-    for layer in list(stage.view_layers):
-        if layer.name != view_layer:
-            stage.view_layers.remove(layer)
-    for layer_collection in _all_below(stage.view_layers[0].layer_collection):
-        if layer_collection.collection.name in hidden_collections:
-            layer_collection.exclude = True
-    data = bpy.data.cameras.new("Onmodel capture")
-    undo.callback(bpy.data.cameras.remove, data)
-    eye = bpy.data.objects.new("Onmodel capture", data)
-    undo.callback(bpy.data.objects.remove, eye)
-    stage.collection.objects.link(eye)
-    eye.parent = camera
-    stage.camera = eye
-    return stage, eye
-
-
-def _all_below(layer: bpy.types.LayerCollection) -> Iterator[bpy.types.LayerCollection]:
-    for child in layer.children:
-        yield child
-        yield from _all_below(child)
 
 
 def _set_render(stage: bpy.types.Scene, width: int, height: int, path: Path) -> None:
@@ -366,7 +332,7 @@ def _read(path: Path) -> Passes:
         raise CaptureError(
             f"The capture could not be read back: {_sentence(error)}", _advice
         ) from error
-    found = {name.split(".", 1)[1]: data for name, data in channels.items() if "." in name}
+    found = {name.removeprefix(f"{layer_name}."): data for name, data in channels.items()}
     index = found.get("Object Index.X", found.get("IndexOB.X"))
     if index is None or not {"Depth.Z", "Normal.X", "Normal.Y", "Normal.Z"} <= set(found):
         raise CaptureError("Cycles left passes out of the capture.", "Please report it.")

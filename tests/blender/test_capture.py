@@ -181,11 +181,11 @@ def test_second_view_layer_is_the_one_that_is_asked_for(empty_scene):
     wall = cs.make_box("Wall", (0, -1, 1), (3, 0.1, 3))
     empty_scene.collection.objects.unlink(wall)
     collection.objects.link(wall)
-    other = empty_scene.view_layers.new("Without wall")
+    other = empty_scene.view_layers.new("Without.the wall")
     other.layer_collection.children["Wall"].exclude = True
     camera = film()
     assert capture(empty_scene, camera, [person]).present == []
-    assert capture(empty_scene, camera, [person], view_layer="Without wall").present == ["A"]
+    assert capture(empty_scene, camera, [person], view_layer="Without.the wall").present == ["A"]
 
 
 def test_holes_in_materials_are_holes_in_masks(empty_scene):
