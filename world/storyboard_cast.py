@@ -223,6 +223,9 @@ def _mesh(name: str, who: people.Identity, figure: people.Figure) -> bpy.types.O
     point = mesh.attributes.new("onmodel_face", "INT", "POINT")
     numbers = np.full(len(figure.vertices), -1, np.int32)
     for i, vertex in enumerate(figure.landmarks.tolist()):
+        if vertex >= 0 and numbers[vertex] >= 0:  # a corner of the mouth, outer and inner
+            away = np.linalg.norm(figure.vertices - figure.vertices[vertex], axis=1)
+            vertex = int(np.argmin(np.where(numbers < 0, away, np.inf)))
         if vertex >= 0:
             numbers[vertex] = i
     point.data.foreach_set("value", numbers)

@@ -202,7 +202,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             109,
             140,
             "facing, medium shot, forest",
-            [CameraKey(109, (2.2, path - 0.45, 1.62), (-0.4, path + 0.08, 1.36))],
+            [CameraKey(109, (2.2, path - 0.32, 1.64), (-0.4, path + 0.04, 1.36))],
             {"lens": 42.0},
             mara=[
                 (109, passing.but(at=(-0.8, path, 0), facing=92, look=face_jonas)),
@@ -319,7 +319,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             197,
             236,
             "from behind, full body shot, forest",
-            [CameraKey(197, (away + 0.1, -5.6, 1.45), (away, 2.0, 0.93))],
+            [CameraKey(197, (away + 0.1, -5.6, 1.45), (away, 2.0, 0.86))],
             {"lens": 40.0},
             mara=[
                 (197, step_left.but(at=(away - 0.38, -1.1, 0), facing=180)),
