@@ -252,10 +252,11 @@ def file_name(text: str) -> str:
     text = unicodedata.normalize("NFC", text).strip()
     spaced = re.sub(r"\s+", "_", text)
     clean = re.sub(r"[^\w.\-]", "_", spaced).strip(".")[:_longest_name].strip(".")
-    if clean == spaced and clean and not _reserved_names.fullmatch(clean):
+    reserved = _reserved_names.fullmatch(clean) is not None
+    if clean == spaced and clean and not reserved:
         return clean
     mark = hashlib.sha256(text.encode()).hexdigest()[:4]
-    return f"{clean or 'unnamed'}-{mark}" if not _reserved_names.fullmatch(clean) else f"_{clean}"
+    return f"{'_' if reserved else ''}{clean or 'unnamed'}-{mark}"
 
 
 def take_folder(root: Path, film: str, shot: str, take: int) -> Path:

@@ -115,7 +115,7 @@ def file_of(width, height, depth, colour, raw, *more, packed=None, interlace=0):
 
 def test_a_picture_of_20000_pixels_is_refused_before_it_takes_memory():
     bomb = file_of(20000, 20000, 8, 2, b"")
-    with pytest.raises(PngError, match="20000 x 20000 pixels.*make it smaller"):
+    with pytest.raises(PngError, match=r"20000 x 20000 pixels.*make it smaller"):
         png.decode(bomb)
     with pytest.raises(PngError, match="20000 x 1"):
         png.read_header(file_of(20000, 1, 8, 0, b""))
