@@ -186,9 +186,8 @@ def active_row(scene: bpy.types.Scene) -> bpy.types.PropertyGroup | None:
 def uncast_rigs(scene: bpy.types.Scene) -> list[bpy.types.Object]:
     """The armatures of the scene that move a mesh and play nobody yet, by name."""
     played = {r.armature for r in scene.onmodel.cast}
-    movers = {armature_of(o) for o in scene.objects if o.type == "MESH" and not o.hide_render} - {
-        None
-    }
+    bodies = [o for o in scene.objects if o.type == "MESH" and not o.hide_render]
+    movers = {a for a in map(armature_of, bodies) if a is not None}
     found = [a for a in movers if a not in played and a.name in scene.objects]
     return sorted(found, key=lambda a: a.name)
 

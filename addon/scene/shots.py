@@ -41,6 +41,12 @@ class Placed:
     end: int
     shot: Shot | None
 
+    @property
+    def kept(self) -> bpy.types.PropertyGroup:
+        """The row of a shot that `sync` has seen."""
+        assert self.row is not None, "sync comes before every edit"
+        return self.row
+
 
 # --- reading -------------------------------------------------------------------------------------
 
@@ -221,7 +227,7 @@ def rename_shot(scene: bpy.types.Scene, uid: str, name: str) -> None:
     others = {r.name.casefold() for r in scene.onmodel.shots if r.uid != uid and not r.detached}
     if name.casefold() in others:
         raise SceneError(f"There is already a shot named {name}.", "Choose another name.")
-    find(scene, uid).row.name = name
+    find(scene, uid).kept.name = name
     sync(scene)
 
 
@@ -248,7 +254,7 @@ def move_shot(scene: bpy.types.Scene, uid: str, step: int) -> None:
     early, late = placed[min(at, at + step)], placed[max(at, at + step)]
     for p, frames in ((early, late.end - late.start + 1), (late, early.start - late.start)):
         p.marker.frame = p.start + frames
-        for keyframe in p.row.keyframes:
+        for keyframe in p.kept.keyframes:
             keyframe.frame += frames
     sync(scene)
     scene.onmodel.shot_index = _index(scene.onmodel.shots, uid)
@@ -271,7 +277,7 @@ def mark_keyframe(scene: bpy.types.Scene, uid: str, frame: int) -> None:
             f"Frame {frame} is not in shot {placed.name} ({placed.start}-{placed.end}).",
             "Go to a frame of the shot.",
         )
-    keyframe_row(placed.row, frame).marked = True
+    keyframe_row(placed.kept, frame).marked = True
 
 
 def unmark_keyframe(scene: bpy.types.Scene, uid: str, frame: int) -> None:
@@ -291,7 +297,7 @@ def drop_stray_keyframes(scene: bpy.types.Scene, uid: str) -> int:
     placed = find(scene, uid)
     stray = [
         k.frame
-        for k in placed.row.keyframes
+        for k in placed.kept.keyframes
         if k.marked and not placed.start <= k.frame <= placed.end
     ]
     for frame in stray:

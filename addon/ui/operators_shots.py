@@ -204,7 +204,7 @@ class ONMODEL_OT_keyframe_mark(_OfShot, bpy.types.Operator):
     def apply(self, context: bpy.types.Context) -> None:
         placed = self.shot(context)
         frame = self.frame if self.use_frame else context.scene.frame_current
-        if any(k.frame == frame and k.marked for k in placed.row.keyframes):
+        if any(k.frame == frame and k.marked for k in placed.kept.keyframes):
             shots.unmark_keyframe(context.scene, placed.uid, frame)
         else:
             shots.mark_keyframe(context.scene, placed.uid, frame)
@@ -216,7 +216,7 @@ class ONMODEL_OT_keyframe_first(_OfShot, bpy.types.Operator):
     bl_description = "Make the first frame of the shot a keyframe"
 
     def apply(self, context: bpy.types.Context) -> None:
-        self.shot(context).row.first = True
+        self.shot(context).kept.first = True
 
 
 class ONMODEL_OT_keyframes_drop_stray(_OfShot, bpy.types.Operator):

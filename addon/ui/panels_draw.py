@@ -163,7 +163,7 @@ def _draw_problems(layout: bpy.types.UILayout, found: list[problems.Problem]) ->
         box = layout.box().column(align=True)
         said = box.column()
         said.alert = problem.level == "error"
-        text.wrapped(said, problem.message, icon="ERROR" if said.alert else "INFO")
+        text.wrapped(said, problem.message, icon="ERROR" if problem.level == "error" else "INFO")
         text.wrapped(box, problem.fix, icon="BLANK1")
         if problem.fix_operator:
             box.separator(factor=0.5)

@@ -32,7 +32,7 @@ class ONMODEL_PT_cast(Sidebar, bpy.types.Panel):
             return
         row = layout.row()
         row.template_list(
-            "ONMODEL_UL_cast", "", settings, "cast", settings, "cast_index", rows=3, sort_lock=True
+            "ONMODEL_UL_cast", "", settings, "cast", settings, "cast_index", rows=2, sort_lock=True
         )
         side = row.column(align=True)
         side.operator("onmodel.cast_add", text="", icon="ADD")
@@ -82,12 +82,19 @@ class _OfCharacter(Sidebar):
         return cast.active_row(context.scene) is not None
 
 
+def _member(context: bpy.types.Context) -> bpy.types.PropertyGroup:
+    """The selected character, which the panel's poll has seen."""
+    member = cast.active_row(context.scene)
+    assert member is not None
+    return member
+
+
 class ONMODEL_PT_cast_loras(_OfCharacter, bpy.types.Panel):
     bl_label = "LoRAs"
     bl_order = 0
 
     def draw(self, context: bpy.types.Context) -> None:
-        member = cast.active_row(context.scene)
+        member = _member(context)
         if not member.loras:
             text.wrapped(
                 self.layout, "A LoRA trained on this character holds its face and clothes."
@@ -118,7 +125,7 @@ class ONMODEL_PT_cast_references(_OfCharacter, bpy.types.Panel):
     bl_order = 1
 
     def draw(self, context: bpy.types.Context) -> None:
-        member = cast.active_row(context.scene)
+        member = _member(context)
         if not member.references:
             text.wrapped(self.layout, "Pictures of the character's face, to compare drawings with.")
         column = self.layout.column(align=True)
@@ -135,7 +142,7 @@ class ONMODEL_PT_cast_rig(_OfCharacter, bpy.types.Panel):
     bl_order = 2
 
     def draw(self, context: bpy.types.Context) -> None:
-        member = cast.active_row(context.scene)
+        member = _member(context)
         layout = self.layout
         _draw_rig_check(layout, member)
         column = layout.column(align=True)
@@ -210,7 +217,7 @@ class ONMODEL_PT_shots(Sidebar, bpy.types.Panel):
             "shots",
             settings,
             "shot_index",
-            rows=4,
+            rows=5,
             sort_lock=True,
         )
         side = row.column(align=True)
@@ -263,10 +270,10 @@ def _draw_keyframes(
     frames = placed.shot.keyframes if placed.shot else []
     column = layout.column(align=True)
     row = column.row(align=True)
-    row.prop(placed.row, "first", toggle=True, icon="PREV_KEYFRAME")
-    row.prop(placed.row, "last", toggle=True, icon="NEXT_KEYFRAME")
+    row.prop(placed.kept, "first", toggle=True, icon="PREV_KEYFRAME")
+    row.prop(placed.kept, "last", toggle=True, icon="NEXT_KEYFRAME")
     mark = row.row(align=True)
-    marked = any(k.frame == here and k.marked for k in placed.row.keyframes)
+    marked = any(k.frame == here and k.marked for k in placed.kept.keyframes)
     mark.enabled = marked or (placed.start <= here <= placed.end and here not in frames)
     mark.operator(
         "onmodel.keyframe_mark",
@@ -295,6 +302,7 @@ class ONMODEL_PT_shot_settings(Sidebar, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         scene = context.scene
         row = shots.active_row(scene)
+        assert row is not None
         layout = self.layout
         layout.use_property_split = True
         layout.use_property_decorate = False
