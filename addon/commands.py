@@ -16,11 +16,14 @@ import argparse
 import enum
 import json
 import logging
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .core.client import Client, ClientError, ServerGone, WrongVersion
 from .core.server_process import Address, ServerProcess, ServerState, find_server
@@ -102,6 +105,68 @@ class Reporter:
             self._last = ""
 
 
+class Interrupts:
+    """Counts Ctrl-C and SIGTERM instead of dying of them.
+
+    Blender in the background takes Ctrl-C for itself, so no KeyboardInterrupt would come.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            # None: a handler that Python did not set, which only its owner can set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, *_: object) -> None:
+        self.count += 1
+
+
+class Results:
+    """The way out for results: the real stdout, while Blender's own chatter goes to stderr.
+
+    Blender writes lines about files and renders to stdout, in the middle of any JSON.
+    """
+
+    def __init__(self) -> None:
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> Results:
+        sys.stdout.flush()
+        try:
+            kept = os.dup(1)
+        except OSError:
+            return self  # no stdout at all, as in a Windows program without a console
+        self._file = os.fdopen(kept, "w", encoding="utf-8")
+        os.dup2(2, 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            sys.stdout.flush()
+            self._file.flush()
+            os.dup2(self._file.fileno(), 1)
+            self._file.close()
+            self._file = None
+
+    def write(self, text: str) -> None:
+        """A line."""
+        file = self._file or sys.stdout
+        file.write(f"{text}\n")
+        file.flush()
+
+
+results = Results()
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that never ends Blender by itself."""
 
@@ -154,6 +219,7 @@ def build_parser(with_file: bool, program: str) -> argparse.ArgumentParser:
     render.add_argument("--model", help="model of the server [the film's]")
     render.add_argument("--dry-run", action="store_true", help="say what would be drawn, and stop")
     render.add_argument("--redraw", action="store_true", help="also what is drawn already")
+    render.add_argument("--maps", action="store_true", help="keep the maps beside the results")
     render.add_argument("--no-planes", action="store_true", help="put no image planes in the scene")
     render.add_argument("--save", type=Path, metavar="FILE", help="save the scene with its planes")
     render.add_argument("--server", metavar="URL", help="a running server [start one here]")
@@ -180,10 +246,11 @@ def main(argv: Sequence[str], open_file: bool = False, program: str = "onmodel")
         options = parser.parse_args(list(argv))
         if options.command is None:
             parser.error("a command is missing: render, shots or check")
-        if open_file:
-            _open(options.file)
-        scene = _scene(options.scene)
-        return int(_commands[options.command](scene, options))
+        with results:
+            if open_file:
+                _open(options.file)
+            scene = _scene(options.scene)
+            return int(_commands[options.command](scene, options))
     except HelpWanted:
         return int(ExitCode.ok)
     except CommandError as error:
@@ -225,7 +292,9 @@ def run_shots(scene: Any, options: argparse.Namespace) -> ExitCode:
     for shot in [] if options.json else data:
         keyframes = ", ".join(str(f) for f in shot["keyframes"])
         mark = " " if shot["enabled"] else "-"
-        _write(f"{mark} {shot['name']:12} {shot['start']:5}-{shot['end']:<5} keyframes {keyframes}")
+        results.write(
+            f"{mark} {shot['name']:12} {shot['start']:5}-{shot['end']:<5} keyframes {keyframes}"
+        )
     if not shots:
         raise CommandError(
             ExitCode.nothing_to_draw,
@@ -248,9 +317,9 @@ def run_check(scene: Any, options: argparse.Namespace) -> ExitCode:
             ]
         )
     for p in [] if options.json else found:
-        _write(f"{p.level}: {p.message} {p.fix}".rstrip())
+        results.write(f"{p.level}: {p.message} {p.fix}".rstrip())
     if not found and not options.json:
-        _write("Nothing is wrong.")
+        results.write("Nothing is wrong.")
     wrong = any(p.level == "error" for p in found)
     return ExitCode.nothing_to_draw if wrong else ExitCode.ok
 
@@ -299,38 +368,41 @@ def _session(
 ) -> RenderSession:
     from .render.session import RenderSession, TakeSettings
 
-    settings = TakeSettings(takes=options.takes, redraw=options.redraw, place=not options.no_planes)
+    settings = TakeSettings(
+        takes=options.takes,
+        redraw=options.redraw,
+        place=not options.no_planes,
+        keep_maps=options.maps,
+    )
     return RenderSession(scene, shots, settings, connect, options.out)
 
 
 def _drive(session: RenderSession, reporter: Reporter) -> None:
     """Steps to the end. Ctrl-C cancels exactly this render; a second one leaves at once."""
-
-    def tick() -> None:
-        reporter.progress(session.progress, session.message)
-
-    try:
-        session.run(tick=tick)
-    except KeyboardInterrupt:
-        reporter.say("Cancelling; press Ctrl-C again to leave at once.")
-        session.cancel()
-        try:
-            session.run(tick=tick)
-        except KeyboardInterrupt:
-            session.close()
+    with Interrupts() as interrupts:
+        while not session.ended:
+            session.step()
+            reporter.progress(session.progress, session.message)
+            if interrupts.count > 1:
+                session.close()
+            elif interrupts.count == 1 and session.state.name != "cancelling":
+                reporter.say("Cancelling; press Ctrl-C again to leave at once.")
+                session.cancel()
+            if session.state.name not in ("capturing", "placing"):
+                time.sleep(0.01)
 
 
 def _tell_plan(session: RenderSession, options: argparse.Namespace) -> ExitCode:
-    from .render import results
+    from .render.results import read_sidecar
 
     data = [
-        {**item.to_data(), "drawn_before": results.read_sidecar(item.path) is not None}
+        {**item.to_data(), "drawn_before": read_sidecar(item.path) is not None}
         for item in session.items
     ]
     if options.json:
         _write_json({"keyframes": data})
     for item in [] if options.json else session.items:
-        _write(f"{item.shot} frame {item.frame} take {item.take}: {item.path}")
+        results.write(f"{item.shot} frame {item.frame} take {item.take}: {item.path}")
     if not session.items:
         raise CommandError(ExitCode.nothing_to_draw, "There is no keyframe to draw.")
     return ExitCode.ok
@@ -364,7 +436,7 @@ def _tell_result(
     else:
         for item in session.items:
             if item.state in (ItemState.done, ItemState.kept):
-                _write(str(item.path))
+                results.write(str(item.path))
     return code
 
 
@@ -482,13 +554,8 @@ def connect_local(process: ServerProcess, patience: float = 150.0) -> Client:
 # --- output and registration ---------------------------------------------------------------------
 
 
-def _write(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
 def _write_json(data: Any) -> None:
-    _write(json.dumps(data, indent=1))
+    results.write(json.dumps(data, indent=1))
 
 
 _registered: list[Any] = []

@@ -228,7 +228,9 @@ class Network:
         give_up, pause = time.monotonic() + self._patience, 0.2
         while True:
             try:
-                return self._connect()
+                client = self._connect()
+                client.info()
+                return client
             except WrongVersion:
                 raise
             except ClientError as error:

@@ -20,7 +20,7 @@ import queue
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,15 @@ class TakeSettings:
 
     takes: how many of each keyframe; None as each shot says. frames: only these (shot name,
     frame) pairs. redraw: fetch keyframes again that are drawn already. place: put image planes
-    into the scene. retries: how often failed keyframes are tried again by themselves.
+    into the scene. keep_maps: write the maps and masks beside the takes. retries: how often
+    failed keyframes are tried again by themselves.
     """
 
     takes: int | None = None
     frames: frozenset[tuple[str, int]] | None = None
     redraw: bool = False
     place: bool = True
+    keep_maps: bool = False
     retries: int = 1
     previews: bool = False
 
@@ -210,6 +212,23 @@ class RenderSession:
         while self._placeable:
             self._place_next()
 
+    def put_back(self) -> int:
+        """Places drawn results whose planes are not in the scene (any more, after an undo).
+
+        Returns how many were placed. The scene may have been exchanged (`session.scene`).
+        """
+        if not self.settings.place:
+            return 0
+        drawn = (ItemState.done, ItemState.kept)
+        missing = [
+            i
+            for i in self.items
+            if i.state in drawn and i.request and not sources.is_placed(self.scene, i)
+        ]
+        for item in missing:
+            self._place(item)
+        return len(missing)
+
     def to_data(self) -> dict[str, Any]:
         """The run as plain data, for its record and for --json."""
         return {
@@ -265,7 +284,7 @@ class RenderSession:
         capture = sources.open_capture(self.scene, shot, frames, self.film, self.cast, model)
         try:
             for text in capture.steps():
-                self.message = f"Shot {shot.name}: {text}"
+                self.message = f"Capturing shot {text}."
                 yield
                 if self._placeable:
                     self._place_next()
@@ -308,6 +327,8 @@ class RenderSession:
         prepared = []
         for captured in keyframes:
             encoded = encode(captured, [m.kind for m in settings.maps], references)
+            if self.settings.keep_maps:
+                self._write(sources.map_files(self.out_dir, settings, encoded))
             for item in own:
                 if item.frame != captured.frame:
                     continue
@@ -324,12 +345,18 @@ class RenderSession:
         """Keeps a shot's requests in the run's folder. In the sender."""
         job = JobRequest("", [p.request for p in prepared], f"{settings.film} {settings.shot}")
         path = self.run_folder / f"{file_name(settings.shot)}.json"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            results.write_atomic(path, json.dumps(to_data(job), indent=1).encode())
-        except OSError as error:
-            wrong = results.output_error(error, path)
-            self._network.messages.put(net.Unwritable(wrong.message, wrong.fix, wrong.full))
+        self._write({path: json.dumps(to_data(job), indent=1).encode()})
+
+    def _write(self, files: Mapping[Path, bytes]) -> None:
+        """Writes files of the run; tells the main thread where one cannot be. In the sender."""
+        for path, data in files.items():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                results.write_atomic(path, data)
+            except OSError as error:
+                wrong = results.output_error(error, path)
+                self._network.messages.put(net.Unwritable(wrong.message, wrong.fix, wrong.full))
+                return
 
     def _wait_for_cancel(self) -> Iterator[None]:
         while not self._finished and time.monotonic() < self._give_up_at:
@@ -510,13 +537,8 @@ class RenderSession:
     def _place_next(self) -> None:
         """Puts one result before its camera, and the timings of its way into the sidecar."""
         item, sidecar = self._placeable.popleft()
-        shot = next(s for s in self.shots if s.name == item.shot)
         start = time.perf_counter()
-        try:
-            sources.place(self.scene, shot, item, dumps(item.request))
-        except (PlaneError, CaptureError) as error:
-            # The drawing is on disk; that it cannot be shown is said, and undoes nothing.
-            self.notes.append(f"Shot {item.shot}, frame {item.frame} is drawn. {error}")
+        self._place(item)
         if item.state is not ItemState.done:
             return
         item.timings["place"] = time.perf_counter() - start
@@ -526,6 +548,14 @@ class RenderSession:
             results.write_sidecar(item.path, sidecar)
         except OSError as error:
             raise results.output_error(error, item.path) from error
+
+    def _place(self, item: Item) -> None:
+        shot = next(s for s in self.shots if s.name == item.shot)
+        try:
+            sources.place(self.scene, shot, item, dumps(item.request))
+        except (PlaneError, CaptureError) as error:
+            # The drawing is on disk; that it cannot be shown is said, and undoes nothing.
+            self.notes.append(f"Shot {item.shot}, frame {item.frame} is drawn. {error}")
 
     def _note_unknown_maps(self, model: dict[str, Any]) -> None:
         unknown = [m.kind for m in self.film.maps if m.kind not in model.get("map_kinds", [])]

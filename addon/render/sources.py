@@ -19,7 +19,7 @@ from ..scene.cast import CastMember
 from ..scene.errors import SceneError
 from ..scene.film import Film
 from .items import Item, ItemState
-from .requests import Actor, MapSetting, ShotSettings
+from .requests import Actor, Encoded, MapSetting, ShotSettings
 
 if TYPE_CHECKING:
     from .session import TakeSettings
@@ -104,13 +104,30 @@ def join_words(shot: str, film: str) -> str:
     return ", ".join(part.strip(" ,") for part in (shot, film) if part.strip(" ,"))
 
 
+def map_files(root: Path, settings: ShotSettings, encoded: Encoded) -> dict[Path, bytes]:
+    """Where the maps and masks of a keyframe are kept: <root>/<film>/<shot>/maps."""
+    frame = encoded.captured.frame
+    any_take = paths.output_path(root, settings.film, settings.shot, 1, frame)
+    folder = any_take.parent.parent / "maps"
+    named = {**encoded.maps, **{f"mask_{name}": blob for name, blob in encoded.masks.items()}}
+    return {
+        folder / f"{any_take.stem}_{paths.file_name(name)}.png": blob.data
+        for name, blob in named.items()
+    }
+
+
+def is_placed(scene: bpy.types.Scene, item: Item) -> bool:
+    """Whether the scene has an image plane of this keyframe and take."""
+    return item.take in planes.takes(scene, item.shot, item.frame)
+
+
 def place(scene: bpy.types.Scene, shot: Shot, item: Item, request_json: str) -> bool:
     """Puts a result before its shot's camera; False where the very same is there already.
 
     Raises PlaneError or CaptureError with what is wrong. A drawing that was there before the run
     does not take the place of the take that the artist has picked.
     """
-    there = [p for p in planes.planes(scene, shot.name, item.frame)]
+    there = planes.planes(scene, shot.name, item.frame)
     same = [p for p in there if planes.key_of(p).take == item.take]
     if item.state is ItemState.kept and same and planes.request_of(same[0]) == request_json:
         return False

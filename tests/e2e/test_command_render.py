@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole way: the sample storyboard through `python -m addon render` and a real server.
+
+Each command runs in a process of its own, as a person or a farm would run it. The artist behind
+the server is the fake one, so these tests are about the way, not about the drawing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from addon.commands import ExitCode
+from addon.core import png
+from tests.support.server import RunningServer, wait_for
+
+root = Path(__file__).resolve().parents[2]
+film = root / "samples" / "storyboard.blend"
+
+pytestmark = [
+    pytest.mark.blender,
+    pytest.mark.skipif(importlib.util.find_spec("bpy") is None, reason="no bpy here"),
+    pytest.mark.skipif(not film.exists(), reason="the sample is not built"),
+]
+
+
+class Command:
+    """Runs `python -m addon` with one folder of its own."""
+
+    def __init__(self, folder: Path, server: RunningServer) -> None:
+        self.folder = folder
+        self.server = server
+        self.out = folder / "out"
+
+    def begin(self, *arguments: str, server: bool = True) -> subprocess.Popen[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(root), str(root / "server")]),
+            "BLENDER_USER_RESOURCES": str(self.folder / "blender"),
+            "OMP_NUM_THREADS": "1",
+        }
+        line = [sys.executable, "-m", "addon", *arguments]
+        if arguments[0] == "render":
+            line += ["--out", str(self.out)]
+            if server:
+                ready = self.server.ready
+                line += ["--server", ready["url"], "--token", ready["token"]]
+        return subprocess.Popen(
+            line,
+            cwd=root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, server: bool = True) -> tuple[int, str, str]:
+        process = self.begin(*arguments, server=server)
+        out, err = process.communicate(timeout=200)
+        return process.returncode, out, err
+
+    def render(self, *arguments: str) -> tuple[int, dict, str]:
+        code, out, err = self.run("render", str(film), "--json", *arguments)
+        assert out, err
+        return code, json.loads(out), err
+
+
+@pytest.fixture(scope="module")
+def slow_server(tmp_path_factory):
+    """A real server that takes its time: 0.6 s a keyframe, one at a time."""
+    folder = tmp_path_factory.mktemp("server")
+    with RunningServer(folder, {"FAKE_STEP_SECONDS": "0.15", "FAKE_BATCH": "1"}) as server:
+        yield server
+
+
+@pytest.fixture
+def command(tmp_path, slow_server):
+    return Command(tmp_path, slow_server)
+
+
+def test_the_whole_sample_is_drawn_and_a_second_run_sends_and_draws_nothing(command):
+    code, data, err = command.render("--maps", "--save", str(command.folder / "demo.blend"))
+    assert code == ExitCode.ok, err
+    keyframes = data["keyframes"]
+    assert len({k["shot"] for k in keyframes}) >= 4 and len(keyframes) >= 8
+    assert {k["state"] for k in keyframes} == {"done"}
+    for k in keyframes:
+        path = Path(k["file"])
+        sidecar = json.loads(path.with_suffix(".json").read_text())
+        size = sidecar["request"]["frame_size"]
+        height, width = png.decode(path.read_bytes()).shape[:2]
+        assert abs(width / height - size["width"] / size["height"]) < 0.05
+        assert k["timings"]["click_to_plane"] > 0 and k["server_timings"]
+        depth = path.parents[1] / "maps" / f"{path.stem}_depth.png"
+        assert png.decode(depth.read_bytes()).ndim == 2
+    assert data["image_bytes_sent"] > 0
+    assert (command.folder / "demo.blend").stat().st_size > 1_000_000
+    assert "keyframes drawn" in err
+
+    code, again, err = command.render("--no-planes")
+    assert code == ExitCode.ok, err
+    assert {k["state"] for k in again["keyframes"]} == {"kept"}
+    assert again["image_bytes_sent"] == 0
+
+    # The files are gone but the server knows what it drew: nothing is sent, nothing drawn twice.
+    for k in keyframes:
+        Path(k["file"]).unlink()
+    code, fetched, err = command.render("--no-planes", "--shots", "10")
+    assert code == ExitCode.ok, err
+    assert {k["state"] for k in fetched["keyframes"]} == {"done"}
+    assert fetched["image_bytes_sent"] == 0
+    with command.server.client() as client:
+        reused = [k["reused"] for k in client.job(client.jobs()[-1]["id"])["keyframes"]]
+    assert reused and all(reused)
+
+
+def test_ctrl_c_cancels_exactly_this_render(command):
+    with command.server.client() as client:
+        before = {j["id"] for j in client.jobs()}
+        process = command.begin(
+            "render", str(film), "--json", "--no-planes", "--shots", "010", "--takes", "9"
+        )
+        wait_for(lambda: list(command.out.rglob("*.png")), "no keyframe was drawn", 60)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == ExitCode.cancelled, err
+        data = json.loads(out)
+        states = [k["state"] for k in data["keyframes"]]
+        assert "done" in states and "cancelled" in states
+        jobs = [j for j in client.jobs() if j["id"] not in before]
+        assert [j["state"] for j in jobs] == ["cancelled"]
+        drawn = {k["file"] for k in data["keyframes"] if k["state"] == "done"}
+        assert drawn == {str(p) for p in command.out.rglob("take_*/*.png")}
+        # The rest is drawn by the next run, what is there stays.
+        assert all(png.decode(Path(p).read_bytes()).any() for p in drawn)
+
+
+def test_a_killed_server_that_returns_finishes_the_render(tmp_path):
+    log = tmp_path / "draws"
+    knobs = {"FAKE_STEP_SECONDS": "0.1", "FAKE_BATCH": "1", "FAKE_LOG": str(log)}
+    # The same address again, as the local server's owner would see to; here by hand.
+    with RunningServer(tmp_path, knobs) as server:
+        port, token = str(server.port), server.ready["token"]
+        command = Command(tmp_path, server)
+        process = command.begin(
+            "render", str(film), "--json", "--no-planes", "--shots", "010", "--takes", "4"
+        )
+        wait_for(lambda: list(command.out.rglob("take_*/*.png")), "no keyframe was drawn", 60)
+        server.kill()
+        time.sleep(1.0)
+        server.arguments = ["--port", port, "--token", token]
+        server.start()
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.ok, err
+    data = json.loads(out)
+    assert {k["state"] for k in data["keyframes"]} == {"done"} and len(data["keyframes"]) == 12
+    finished = [line.split()[3] for line in log.read_text().splitlines() if line.startswith("end")]
+    files = [Path(k["file"]) for k in data["keyframes"]]
+    assert all(png.decode(f.read_bytes()).any() for f in files)
+    # Whatever was whole when the server died was not drawn again; at most the one in hand was.
+    assert len(set(finished)) == 12 and len(finished) <= 13
+
+
+def test_a_server_gone_for_good_keeps_what_is_drawn_and_says_so(tmp_path):
+    with RunningServer(tmp_path, {"FAKE_STEP_SECONDS": "0.2", "FAKE_BATCH": "1"}) as server:
+        command = Command(tmp_path, server)
+        process = command.begin(
+            "render", str(film), "--json", "--no-planes", "--shots", "010", "--takes", "9"
+        )
+        wait_for(lambda: list(command.out.rglob("take_*/*.png")), "no keyframe was drawn", 60)
+        server.kill()
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == ExitCode.no_server, err
+    assert "does not answer" in err
+    data = json.loads(out)
+    done = [k for k in data["keyframes"] if k["state"] == "done"]
+    assert done and all(png.decode(Path(k["file"]).read_bytes()).any() for k in done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["render", str(film), "--shots", "999"], ExitCode.usage, "There is no shot named 999"),
+        (["render", "nonesuch.blend"], ExitCode.usage, "There is no file nonesuch.blend"),
+        (["render", str(film), "--takes", "0"], ExitCode.usage, "1 to 99"),
+        (["render", str(film), "--model", "none", "--shots", "030"], 3, "no model named none"),
+        (["paint"], ExitCode.usage, "invalid choice"),
+        ([], ExitCode.usage, "A command is missing"),
+    ],
+)
+def test_wrong_words_are_answered_with_a_sentence(command, arguments, code, words):
+    line = arguments or ["shots"]
+    process = command.begin(*line) if arguments else None
+    if process is None:
+        done = subprocess.run(
+            [sys.executable, "-m", "addon"], cwd=root, capture_output=True, text=True, check=False
+        )
+        found, err = done.returncode, done.stderr
+    else:
+        _, err = process.communicate(timeout=60)
+        found = process.returncode
+    assert found == code, err
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_a_wrong_token_is_said(command):
+    token = command.server.ready["token"]
+    command.server.ready = {**command.server.ready, "token": "wrong"}
+    code, _, err = command.run("render", str(film), "--shots", "030")
+    command.server.ready["token"] = token
+    assert code == ExitCode.no_server, err
+    assert "does not accept this session's token" in err
+
+
+def test_a_dry_run_needs_no_server_and_writes_nothing(command):
+    code, out, err = command.run("render", str(film), "--dry-run", "--json", server=False)
+    assert code == ExitCode.ok, err
+    assert len(json.loads(out)["keyframes"]) >= 8
+    assert not command.out.exists()
+
+
+def test_shots_and_check_answer_as_data(command):
+    code, out, err = command.run("shots", str(film), "--json")
+    assert code == ExitCode.ok, err
+    assert all(s["keyframes"] for s in json.loads(out))
+    code, out, err = command.run("check", str(film), "--json")
+    assert code == ExitCode.ok, err
+    assert not [p for p in json.loads(out) if p["level"] == "error"]
