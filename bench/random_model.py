@@ -83,7 +83,7 @@ def components(
         "layers_per_block": 2,
     }
     unet = UNet2DConditionModel(sample_size=size, up_block_types=(*up, "UpBlock2D"), **shared)
-    controlnet = ControlNetUnionModel(
+    controlnet: Any = ControlNetUnionModel(
         conditioning_embedding_out_channels=(8, 16, 16, 24),
         num_control_type=control_types,
         num_trans_channel=widths[0],
@@ -151,9 +151,10 @@ def make_tokenizer(pad: str = "<|endoftext|>") -> Any:
             if parts[0] not in vocab:
                 vocab.append(parts[0])
     vocab += ["<|startoftext|>", "<|endoftext|>"]
+    pairs: Any = [tuple(m.split()) for m in merges]
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(vocab)},
-        merges=[tuple(m.split()) for m in merges],
+        merges=pairs,
         pad_token=pad,
         model_max_length=77,
     )

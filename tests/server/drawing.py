@@ -8,12 +8,12 @@ import io
 from pathlib import Path
 
 import numpy as np
-from bench.random_model import build
-from PIL import Image
-
 from onmodel.generate.artist import Artist
 from onmodel.jobs.artist import Drawn, Task
 from onmodel.models.registry import Registry
+from PIL import Image
+
+from bench.random_model import build
 
 
 class Blobs:
@@ -96,7 +96,7 @@ def make_request(blobs: Blobs, **changes) -> dict:
         "camera": {
             "name": "Camera",
             "projection": "perspective",
-            "matrix_world": [1.0, 0, 0, 0, 0, 1.0, 0, 0, 0, 0, 1.0, 0, 0, 0, 0, 1.0],
+            "matrix_world": [float(i % 5 == 0) for i in range(16)],
             "frustum": [-1.0, 1.0, -0.75, 0.75],
             "clip_start": 0.1,
             "clip_end": 100.0,

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from onmodel.models import libraries
 from onmodel.models.errors import ModelError
 from onmodel.models.memory import Place, synchronize
 from onmodel.models.registry import ModelEntry
@@ -154,6 +155,7 @@ class Family(ABC):
 
 def load(entry: ModelEntry, place: Place) -> Family:
     """Load a model onto a device. Raises ModelError."""
+    libraries.prepare()
     if entry.family == "sdxl":
         from onmodel.models.sdxl import SDXL
 

@@ -10,6 +10,7 @@ multiplied by `Regions.members(tokens)` in peft's per-adapter variant of the lay
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -114,7 +115,10 @@ class LoraShelf:
                     rank_pattern={p: r for p, r in ranks.items() if r != common},
                     init_lora_weights=False,
                 )
-                inject_adapter_in_model(config, model, name, low_cpu_mem_usage=True)
+                with warnings.catch_warnings():
+                    # peft warns of a second adapter, which is what a shelf is for.
+                    warnings.filterwarnings("ignore", "Already found a `peft_config`")
+                    inject_adapter_in_model(config, model, name, low_cpu_mem_usage=True)
                 for path, pair in pairs.items():
                     layer = model.get_submodule(path)
                     _fill(layer, name, file, pair, checked)

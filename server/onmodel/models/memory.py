@@ -10,6 +10,8 @@ from typing import Any
 
 import psutil
 
+from onmodel.models import libraries
+
 log = logging.getLogger(__name__)
 
 gib = 1 << 30
@@ -34,6 +36,7 @@ class Place:
 
 def choose_place(weights_bytes: int) -> Place:
     """The best device of this machine for a model whose weights take so many bytes in fp16."""
+    libraries.prepare()
     import torch
 
     if torch.cuda.is_available():

@@ -18,12 +18,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onmodel.jobs.folders import default_data_folder
 from onmodel.models import lora_file, schedulers
 from onmodel.models.errors import ModelError
 from onmodel.models.hashes import HashCache
@@ -33,19 +33,6 @@ log = logging.getLogger(__name__)
 
 embedded_name = "rehearsal"
 embedded_folder = Path(__file__).resolve().parent.parent / "rehearsal" / "weights"
-
-
-def data_folder() -> Path:
-    """Where models, LoRAs and caches live: ONMODEL_HOME, else the platform's user data folder."""
-    if home := os.environ.get("ONMODEL_HOME"):
-        return Path(home).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local")))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME", str(Path.home() / ".local" / "share")))
-    return base / "onmodel"
 
 
 @dataclass(frozen=True)
@@ -117,7 +104,7 @@ class Registry:
         extra: Sequence[Path] | None = None,
         embedded: Path = embedded_folder,
     ) -> None:
-        self.data = data or data_folder()
+        self.data = data or default_data_folder()
         if extra is None:
             listed = os.environ.get("ONMODEL_MODELS", "")
             extra = [Path(p).expanduser() for p in listed.split(os.pathsep) if p]
@@ -207,6 +194,8 @@ class Registry:
             for path in sorted(folder.iterdir()):
                 if path.name.startswith("models--"):
                     yield from _hub_cache(path)
+                elif path.with_name(f"{path.name}.safetensors").is_file():
+                    continue  # the configuration of a single file of that name
                 elif path.is_dir() and (path / "model_index.json").is_file():
                     yield path.name, path
                 elif path.is_file() and path.suffix.lower() == ".safetensors":

@@ -307,7 +307,7 @@ class SDXL(Family):
         ]
         if not active:
             return {}
-        net = self.parts.controlnet
+        net: Any = self.parts.controlnet
         types = x.new_zeros(x.shape[0], net.config.num_control_type)
         types[:, [c.mode for c, _ in active]] = 1
         down, mid = net(

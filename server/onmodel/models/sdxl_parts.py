@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onmodel.models import safe
+from onmodel.models import clip_tokenizer, libraries, safe
 from onmodel.models.errors import ModelError
 from onmodel.models.memory import Place
 from onmodel.models.probe import configs_folder, probe_controlnet, read_json
@@ -34,6 +34,7 @@ class Parts:
 
 def load_parts(entry: ModelEntry, place: Place) -> Parts:
     """Read all modules. Raises ModelError where a file is missing, damaged or of other sizes."""
+    libraries.quiet()
     for path in entry.found.weights:
         safe.read_header(path)
     with _readable_errors(entry.name):
@@ -109,6 +110,7 @@ def _from_file(entry: ModelEntry, place: Place) -> Parts:
         local_files_only=True,
         torch_dtype=dtype,
         add_watermarker=False,
+        **_file_tokenizers(config),
     )
     return Parts(
         unet=pipeline.unet,
@@ -119,6 +121,16 @@ def _from_file(entry: ModelEntry, place: Place) -> Parts:
         scheduler=entry.found.scheduler,
         zero_empty=bool(pipeline.config.get("force_zeros_for_empty_prompt", True)),
     )
+
+
+def _file_tokenizers(config: Path) -> dict[str, Any]:
+    """CLIP's tokenizers, unless the configuration brings its own."""
+    if (config / "tokenizer").is_dir():
+        return {}
+    return {
+        "tokenizer": clip_tokenizer.make("<|endoftext|>"),
+        "tokenizer_2": clip_tokenizer.make("!"),
+    }
 
 
 def _controlnet(entry: ModelEntry, dtype: Any) -> Any | None:
