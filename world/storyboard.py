@@ -50,7 +50,8 @@ def build() -> bpy.types.Scene:
     _emote(actors)
     _settings(scene, shots)
     _onmodel(scene, shots, actors)
-    _animation_on_one_action_each()
+    _name_actions()
+    _open_on_the_first_shot(scene, actors)
     scene.frame_set(1)
     for actor in actors.values():
         log.info("%s is %.2f m tall", actor.name, actor.figure.vertices[:, 2].max())
@@ -159,9 +160,30 @@ def _onmodel(scene: bpy.types.Scene, shots: list[ShotPlan], actors: dict[str, Ac
     film.shot_index = film.cast_index = 0
 
 
-def _animation_on_one_action_each() -> None:
+def _name_actions() -> None:
     for action in bpy.data.actions:
         action.name = action.name.replace("Action", " action").replace("  ", " ")
+
+
+def _open_on_the_first_shot(scene: bpy.types.Scene, actors: dict[str, Actor]) -> None:
+    """What the artist sees first: the camera's view in plain colours, nothing selected."""
+    for item in scene.objects:
+        item.select_set(False)
+        if item.type == "CAMERA":
+            item.data.display_size = 0.25
+    bpy.context.view_layer.objects.active = None
+    actors["Mara"].rig.object.data.display_type = "STICK"
+    for screen in bpy.data.screens:
+        for area in screen.areas:
+            for space in area.spaces:
+                if space.type != "VIEW_3D":
+                    continue
+                space.shading.color_type = "TEXTURE"  # drawn keyframes are seen in it, too
+                space.shading.background_type = "WORLD"
+                space.region_3d.view_perspective = "CAMERA"
+                space.overlay.show_floor = space.overlay.show_cursor = False
+                space.overlay.show_axis_x = space.overlay.show_axis_y = False
+                space.lens, space.clip_end = 50.0, 300.0
 
 
 def save(path: Path) -> None:

@@ -100,6 +100,7 @@ def _material(image: bpy.types.Image, scene: bpy.types.Scene, opacity: float) ->
     link(mix.outputs[0], out.inputs["Surface"])
     tree.nodes.active = picture  # what Solid view shows with colour set to Texture
     material.use_backface_culling = False
+    material.specular_intensity, material.roughness = 0.0, 1.0  # no glare in Solid view
     _fade(material, opacity)
     return material
 
