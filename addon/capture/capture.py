@@ -8,24 +8,23 @@ as it was whenever a step has returned, has raised, or is not called again.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import bpy
 import numpy as np
 
-from ..core import depth, lines, normals, openpose, projection
+from ..core import projection
 from ..core.projection import View
-from ..core.request import Camera, Canvas, Keypoint, Pose, Size
-from . import heads, joints
+from ..core.request import Canvas, Size
+from .develop import CapturedKeyframe, Exposure, develop, finish_depth
 from .errors import CaptureError
 from .gather import Figure, Watcher
-from .heads import CapturedHead
-from .passes import Passes, free_indices, render_passes
+from .passes import free_indices, render_passes
 
 if TYPE_CHECKING:
     from ..core.shots import Shot
@@ -33,30 +32,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_patience = 0.02
+"""Seconds that a step waits for the maps: a window still answers at once."""
 
-@dataclass
-class CapturedKeyframe:
-    """Everything of one keyframe, on its canvas; H x W is the canvas.
-
-    maps: kind -> uint8, "pose" and "normal" (H, W, 3) RGB, "depth" and "lineart" (H, W).
-    masks: character -> (H, W) uint8, 255 on its visible pixels; disjoint. heads: of the characters
-    whose head is known and before the camera. poses: with the points that are hidden, too.
-    present: the characters that the frame shows, from far to near. depth: (H, W) float32 metres
-    along the view axis, inf where nothing is. timings: seconds of each part.
-    """
-
-    frame: int
-    frame_size: Size
-    canvas: Canvas
-    camera: Camera
-    view: View
-    depth: np.ndarray
-    masks: dict[str, np.ndarray]
-    poses: dict[str, Pose]
-    heads: dict[str, CapturedHead]
-    present: list[str]
-    maps: dict[str, np.ndarray] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
+_ahead = 2
+"""Keyframes whose maps may lag behind the renders: their passes are large."""
 
 
 class ShotCapture:
@@ -87,6 +67,9 @@ class ShotCapture:
         self.view_layer = view_layer
         self.keyframes: list[CapturedKeyframe] = []
         self.closed = False
+        self._watchers: list[Watcher] | None = None
+        self._developing: deque[Future[CapturedKeyframe]] = deque()
+        self._darkroom = ThreadPoolExecutor(1, thread_name_prefix="onmodel-capture")
 
     def __enter__(self) -> ShotCapture:
         return self
@@ -97,30 +80,65 @@ class ShotCapture:
     def close(self) -> None:
         """Give up what is left to do. The scene needs no restoring: it is as it was."""
         self.closed = True
+        self._darkroom.shutdown(wait=False, cancel_futures=True)
 
     def steps(self) -> Iterator[str]:
-        """Do the capture; yields after each step what was done. Raises CaptureError."""
-        camera = find_camera(self.scene, self.shot.camera)
-        size = self.shot.frame_size
-        watchers = _watchers(self.cast)
+        """Do the capture; yields after each step what was done.
+
+        Only the renders take long. All that follows them is done beside, in a thread that does
+        not touch Blender; waiting for it comes in steps of at most `_patience` seconds.
+        Raises CaptureError.
+        """
+        name = self.shot.name
         for frame in self.shot.keyframes:
-            where = f"{self.shot.name} frame {frame}"
-            for what in _keyframe_steps(
+            if self.closed:
+                return
+            exposure = self._expose(frame)
+            self._developing.append(self._darkroom.submit(develop, exposure))
+            yield f"{name} frame {frame}: rendered"
+            while len(self._developing) > _ahead and not self.closed:
+                yield self._wait(f"{name}: maps")
+        while self._developing and not self.closed:
+            yield self._wait(f"{name}: maps")
+        if not self.closed:
+            finishing = self._darkroom.submit(finish_depth, self.keyframes)
+            while not self.closed and not _is_done(finishing):
+                yield f"{name}: depth"
+            if not self.closed:
+                finishing.result()
+                self.close()
+                yield f"{name}: captured"
+
+    def _expose(self, frame: int) -> Exposure:
+        try:
+            camera = find_camera(self.scene, self.shot.camera)
+            if self._watchers is None:
+                self._watchers = _watchers(self.cast)
+            return _expose(
                 self.scene,
                 camera,
                 frame,
-                watchers,
-                size,
+                self._watchers,
+                self.shot.frame_size,
                 self.native_pixels,
                 self.multiple,
                 self.view_layer,
-                self.keyframes,
-            ):
-                yield f"{where}: {what}"
-                if self.closed:
-                    return
-        finish_depth(self.keyframes)
-        yield f"{self.shot.name}: depth"
+            )
+        except ReferenceError as error:
+            raise CaptureError(
+                f"Something of shot {self.shot.name} was deleted while it was captured.",
+                "Start again.",
+            ) from error
+
+    def _wait(self, what: str) -> str:
+        if _is_done(self._developing[0]):
+            self.keyframes.append(self._developing.popleft().result())
+        return what
+
+
+def _is_done(future: Future[Any]) -> bool:
+    """Waits a little for it."""
+    return bool(wait([future], timeout=_patience).done)
 
 
 def capture_keyframe(
@@ -133,23 +151,12 @@ def capture_keyframe(
     size: Size | None = None,
     view_layer: str | None = None,
 ) -> CapturedKeyframe:
-    """One keyframe at once, with a depth range of its own."""
-    found: list[CapturedKeyframe] = []
-    for _ in _keyframe_steps(
-        scene, camera, frame, _watchers(cast), size, native_pixels, multiple, view_layer, found
-    ):
-        pass
-    finish_depth(found)
-    return found[0]
-
-
-def finish_depth(keyframes: Sequence[CapturedKeyframe]) -> None:
-    """Draw the depth maps of a shot with one range, so that they do not flicker."""
-    near, far = depth.depth_range([k.depth for k in keyframes])
-    for keyframe in keyframes:
-        began = time.perf_counter()
-        keyframe.maps["depth"] = depth.depth_map(keyframe.depth, near, far)
-        keyframe.timings["depth"] = time.perf_counter() - began
+    """One keyframe at once, with a depth range of its own. Raises CaptureError."""
+    watchers = _watchers(cast)
+    exposure = _expose(scene, camera, frame, watchers, size, native_pixels, multiple, view_layer)
+    keyframe = develop(exposure)
+    finish_depth([keyframe])
+    return keyframe
 
 
 def find_camera(scene: bpy.types.Scene, name: str) -> bpy.types.Object:
@@ -189,7 +196,7 @@ def _watchers(cast: Sequence[CastMember]) -> list[Watcher]:
     return [Watcher(m, {o: indices[o] for o in m.meshes}) for m in cast]
 
 
-def _keyframe_steps(
+def _expose(
     scene: bpy.types.Scene,
     camera: bpy.types.Object,
     frame: int,
@@ -198,23 +205,21 @@ def _keyframe_steps(
     native_pixels: int,
     multiple: int,
     view_layer: str | None,
-    found: list[CapturedKeyframe],
-) -> Iterator[str]:
-    """Captures one keyframe and appends it to `found`, all but its depth map."""
+) -> Exposure:
+    """Read one keyframe out of Blender; the scene is as it was when this returns or raises."""
     size = size or frame_size(scene)
     pixel_aspect = (scene.render.pixel_aspect_x, scene.render.pixel_aspect_y)
     _check_projection(camera)
     canvas = _canvas(size, pixel_aspect, native_pixels, multiple)
     timings: dict[str, float] = {}
     views: list[View] = []
-    figures: list[Figure] = []
+    figures: dict[str, Figure] = {}
 
     def look(depsgraph: bpy.types.Depsgraph) -> View:
         views.append(_view(camera.evaluated_get(depsgraph), size, pixel_aspect, canvas))
-        figures.extend(w.read(depsgraph) for w in watchers)
+        figures.update((w.member.name, w.read(depsgraph)) for w in watchers)
         return views[0]
 
-    indices = {o: i for w in watchers for o, i in w.indices.items()}
     passes = render_passes(
         scene,
         view_layer or _window_layer(scene),
@@ -222,50 +227,12 @@ def _keyframe_steps(
         frame,
         canvas.width,
         canvas.height,
-        indices,
+        {o: i for w in watchers for o, i in w.indices.items()},
         look,
         timings,
     )
-    yield "rendered"
-    with _timed(timings, "masks"):
-        masks = {w.member.name: _mask(passes.ids, w.indices.values()) for w in watchers}
-    yield "masks"
-    keyframe = CapturedKeyframe(
-        frame,
-        size,
-        canvas,
-        _camera(camera.name, views[0]),
-        views[0],
-        passes.z,
-        masks,
-        {},
-        {},
-        _far_to_near(masks, passes.z),
-        timings=timings,
-    )
-    for watcher, figure in zip(watchers, figures, strict=True):
-        name = watcher.member.name
-        if name in keyframe.present:
-            with _timed(timings, "heads"):
-                head = _head(figure, masks[name] > 0, passes, keyframe.view)
-            with _timed(timings, "joints"):
-                keyframe.poses[name] = _pose(figure, head, masks[name] > 0, passes, keyframe.view)
-            if head:
-                keyframe.heads[name] = head
-            yield f"joints of {name}"
-    with _timed(timings, "pose"):
-        people = [keyframe.poses[n] for n in keyframe.present]
-        keyframe.maps["pose"] = openpose.draw_pose(people, canvas.width, canvas.height)
-    yield "pose"
-    with _timed(timings, "normal"):
-        background = ~np.isfinite(passes.z)
-        matrix = np.asarray(keyframe.view.matrix_world)
-        keyframe.maps["normal"] = normals.normal_map(passes.normals, matrix, background)
-    yield "normals"
-    with _timed(timings, "lineart"):
-        keyframe.maps["lineart"] = lines.line_map(passes.z, passes.normals, passes.ids)
-    found.append(keyframe)
-    yield "lines"
+    indices = {w.member.name: list(w.indices.values()) for w in watchers}
+    return Exposure(frame, size, canvas, camera.name, views[0], passes, figures, indices, timings)
 
 
 def _window_layer(scene: bpy.types.Scene) -> str:
@@ -322,72 +289,3 @@ def _view(
         data.clip_end,
     )
     return replace(view, matrix_world=view.rigid())
-
-
-def _camera(name: str, view: View) -> Camera:
-    return Camera(
-        name,
-        view.projection,
-        [float(v) for v in np.asarray(view.matrix_world).ravel()],
-        [float(v) for v in view.frustum],
-        view.clip_start,
-        view.clip_end,
-    )
-
-
-def _mask(ids: np.ndarray, indices: Iterable[int]) -> np.ndarray:
-    """255 on the pixels of these objects. Disjoint, for each pixel has one id."""
-    table = np.zeros(int(ids.max(initial=0)) + 1, np.uint8)
-    table[[i for i in indices if i < len(table)]] = 255
-    return table[ids]
-
-
-def _far_to_near(masks: dict[str, np.ndarray], z: np.ndarray) -> list[str]:
-    distance = {n: float(np.median(z[m > 0])) for n, m in masks.items() if m.any()}
-    return sorted(distance, key=lambda n: -distance[n])
-
-
-def _head(figure: Figure, own: np.ndarray, passes: Passes, view: View) -> CapturedHead | None:
-    if figure.head_posed is None or figure.head_rest is None:
-        return None
-    axes = heads.head_axes(figure.rest, figure.head_rest, figure.head_posed)
-    return heads.find_head(
-        figure.head_triangles,
-        axes.skull(figure.head_triangles),
-        figure.head_objects,
-        own,
-        passes,
-        view,
-        heads.yaw_and_pitch(axes.forward, axes.position, view),
-    )
-
-
-def _pose(
-    figure: Figure, head: CapturedHead | None, own: np.ndarray, passes: Passes, view: View
-) -> Pose:
-    """The character's points with their states, those of a face that looks away hidden."""
-
-    def found(points: np.ndarray, depths: np.ndarray | float) -> list[Keypoint | None]:
-        return joints.keypoints(points, depths * figure.scale, own, passes, view)
-
-    def hand(side: str) -> list[Keypoint | None]:
-        return _or_empty(found(joints.hand_points(figure.joints, side), joints.hand_depth))
-
-    pose = Pose(
-        body=found(joints.body_points(figure.joints, figure.face), joints.body_depths),
-        left_hand=hand("left"),
-        right_hand=hand("right"),
-        face=_or_empty(found(figure.face, joints.face_depth)),
-    )
-    return openpose.apply_facing(pose, head.yaw, head.pitch) if head else pose
-
-
-def _or_empty(points: list[Keypoint | None]) -> list[Keypoint | None]:
-    return points if any(points) else []
-
-
-@contextlib.contextmanager
-def _timed(timings: dict[str, float], part: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    timings[part] = timings.get(part, 0.0) + time.perf_counter() - began

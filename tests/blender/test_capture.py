@@ -441,7 +441,7 @@ def test_a_shot_moves_with_its_frames_and_shares_its_depth_range(empty_scene):
     shot = Shot("010", camera.name, 1, 20, keyframes=[1, 20], frame_size=Size(900, 900))
     with ShotCapture(empty_scene, shot, [person], pixels, multiple) as stepper:
         said = list(stepper.steps())
-    assert len(said) > 8 and all(s.startswith("010") for s in said)
+    assert len(said) >= 4 and all(s.startswith("010") for s in said)
     first, last = stepper.keyframes
     assert (first.frame, last.frame) == (1, 20) and first.frame_size == Size(900, 900)
     assert abs(last.poses["A"].body[8].z - first.poses["A"].body[8].z - 4) < 1e-3
