@@ -19,6 +19,9 @@ signature = b"\x89PNG\r\n\x1a\n"
 max_side = 16384
 max_pixels = 100_000_000
 
+_diagonal_pixels = 4_000_000
+"""So many are unfiltered at once: it takes several times their memory."""
+
 _colour_types = {1: 0, 3: 2, 4: 6}
 _channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _depths = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -278,6 +281,7 @@ def _unfilter(lines: np.ndarray, header: Header) -> np.ndarray:
         else:
             hard = np.flatnonzero(kinds[row:] < 3)
             end = row + int(hard[0]) if len(hard) else len(kinds)
+            end = min(end, row + max(64, _diagonal_pixels // header.width))
             out[row:end] = _unfilter_diagonally(filtered[row:end], kinds[row:end], above, step)
             row = end
         above = out[row - 1]

@@ -101,6 +101,15 @@ def slow_unfilter(kinds, filtered, step):
     return out
 
 
+def test_row_filters_go_on_across_blocks(monkeypatch):
+    picture = np.add.outer(np.arange(300), np.arange(40) * 2)[..., None] + [0, 40, 90]
+    picture = ((picture + noise.integers(0, 9, picture.shape)) % 256).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    monkeypatch.setattr(png, "_diagonal_pixels", 1)
+    assert (png.decode(file.getvalue()) == picture).all()
+
+
 def chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -169,6 +178,20 @@ def test_no_flipped_bit_goes_unnoticed():
 def test_broken_files_are_refused_in_words(data, words):
     with pytest.raises(PngError, match=words):
         png.decode(data)
+
+
+def test_whatever_a_header_claims_only_our_error_comes_of_it():
+    raw = noise.integers(0, 5, 500, np.uint8).tobytes()
+    for _ in range(400):
+        width, height = noise.integers(0, 40, 2)
+        depth, colour = noise.choice([0, 1, 2, 4, 8, 16]), noise.integers(0, 8)
+        more = [chunk(b"PLTE", bytes(3 * int(noise.integers(0, 20))))] * int(noise.integers(0, 2))
+        length = int(noise.choice([500, (width * 3 + 1) * height, (width + 1) * height]))
+        data = file_of(width, height, depth, colour, (raw * 10)[:length], *more)
+        try:
+            assert png.decode(data).shape[:2] == (height, width)
+        except PngError:
+            continue
 
 
 def test_other_parts_of_a_file_are_passed_over():
