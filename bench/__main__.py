@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import time
 
-from bench.harness import Figure, all_ok, line, to_json
+from bench.harness import Figure, all_ok, line, measure, to_json
 
 groups = {
     "bridge": [
@@ -24,15 +23,6 @@ groups = {
         "blenders",
     ],
 }
-
-
-def measure(name: str) -> list[Figure]:
-    """The figures of one bench. A bench that breaks is a short figure, never a missing one."""
-    module = importlib.import_module(f"bench.{name}")
-    try:
-        return list(module.run())
-    except Exception as error:  # noqa: BLE001  (any failure is the result: it is shown as short)
-        return [Figure(f"{name} did not run", None, note=f"{type(error).__name__}: {error}")]
 
 
 def main(argv: list[str] | None = None) -> int:

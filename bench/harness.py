@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import json
 import operator
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 compare: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -62,3 +67,24 @@ def to_json(figures: Iterable[Figure]) -> str:
 def all_ok(figures: Iterable[Figure]) -> bool:
     """True where no figure is short."""
     return all(f.verdict != "short" for f in figures)
+
+
+def write_figures(path: Path, figures: list[dict[str, Any]]) -> None:
+    """Figures as JSON in a file, for the process that asked."""
+    path.write_text(json.dumps(figures), encoding="utf-8")
+
+
+def measure(name: str) -> list[Figure]:
+    """The figures of one bench, run in a process of its own.
+
+    A bench that breaks is a short figure with its last words, never a missing one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "figures.json"
+        line = [sys.executable, "-m", "bench.one", name, str(result)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if not result.exists():
+            words = (done.stderr or done.stdout).strip().splitlines()
+            last = words[-1] if words else f"exit code {done.returncode}"
+            return [Figure(f"{name} did not run", None, note=last)]
+        return [Figure(**f) for f in json.loads(result.read_text(encoding="utf-8"))]
