@@ -125,6 +125,8 @@ class Drawing:
             if placed.name in whole and placed.row is not None:
                 placed.row.drawn = settings_hash.of_shot(scene, placed)
         self._tell()
+        for uid in [u for u, standing in status.live.items() if standing.state == "done"]:
+            del status.live[uid]  # from here on the rows say it, which undo takes along
         self._place_again(scene)
         run = status.run
         run.active = False

@@ -119,6 +119,7 @@ class ONMODEL_OT_draw(bpy.types.Operator):
         if not ended:
             return {"PASS_THROUGH"}
         result = self._end(context, run)
+        text.show_pictures(context.window)
         bpy.ops.ed.undo_push(message="Draw Keyframes")
         return self._stop(context, result)
 

@@ -138,7 +138,20 @@ class ONMODEL_OT_planes_opacity(Reporting, bpy.types.Operator):
             planes.set_opacity(plane, self.opacity)
 
 
+class ONMODEL_OT_pictures_show(Reporting, bpy.types.Operator):
+    bl_idname = "onmodel.pictures_show"
+    bl_label = "Show Pictures"
+    bl_description = "Have this window's viewports show pictures on objects (Color: Texture)"
+
+    def apply(self, context: bpy.types.Context) -> None:
+        for area in context.window.screen.areas if context.window else ():
+            if area.type == "VIEW_3D" and area.spaces.active.shading.type == "WIREFRAME":
+                area.spaces.active.shading.type = "SOLID"
+        text.show_pictures(context.window)
+
+
 classes = (
+    ONMODEL_OT_pictures_show,
     ONMODEL_OT_take_pick,
     ONMODEL_OT_results_clear,
     ONMODEL_OT_strips_place,

@@ -26,6 +26,9 @@ class ONMODEL_PT_results(Sidebar, bpy.types.Panel):
                 icon="IMAGE_DATA",
             )
             return
+        if not text.shows_pictures(context):
+            text.wrapped(layout, "This viewport shows the drawings as blank cards.", icon="INFO")
+            layout.operator("onmodel.pictures_show", icon="SHADING_TEXTURE")
         key = shown(scene)
         row = layout.row(align=True)
         row.operator("onmodel.keyframe_step", text="", icon="TRIA_LEFT").step = -1

@@ -50,7 +50,7 @@ live: dict[str, Standing] = {}
 def standing(scene: bpy.types.Scene, placed: shots.Placed) -> Standing:
     """How this shot stands now."""
     now = live.get(placed.uid)
-    if now is not None and now.state in ("queued", "drawing", "failed"):
+    if now is not None and now.state != "new":
         return now
     if placed.row is None or not placed.row.drawn:
         return Standing("new")
@@ -62,7 +62,7 @@ def draw_shot(layout: bpy.types.UILayout, scene: bpy.types.Scene, placed: shots.
     """The icon of a shot in the list; a ring that fills while it is drawn."""
     now = standing(scene, placed)
     if now.state == "drawing" and now.all:
-        layout.progress(text=f"{now.done}/{now.all}", factor=now.done / now.all, type="RING")
+        layout.progress(text="", factor=max(now.done / now.all, 0.08), type="RING")
     else:
         layout.label(text="", icon=icons[now.state])
 

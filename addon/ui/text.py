@@ -52,6 +52,24 @@ def _break(sentence: str, width: float) -> list[str]:
     return [*lines, line]
 
 
+def show_pictures(window: bpy.types.Window | None) -> None:
+    """Have the window's solid viewports show pictures on objects, not blank cards.
+
+    Objects without a picture keep their colour in them.
+    """
+    for area in window.screen.areas if window else ():
+        if area.type == "VIEW_3D" and area.spaces.active.shading.type == "SOLID":
+            area.spaces.active.shading.color_type = "TEXTURE"
+
+
+def shows_pictures(context: bpy.types.Context) -> bool:
+    """Whether the viewport being drawn shows pictures on objects."""
+    shading = getattr(context.space_data, "shading", None)
+    if shading is None or shading.type in {"MATERIAL", "RENDERED"}:
+        return True
+    return bool(shading.type == "SOLID" and shading.color_type == "TEXTURE")
+
+
 def redraw() -> None:
     """Have the sidebars drawn again. Does nothing without a window."""
     manager = bpy.context.window_manager
