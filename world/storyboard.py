@@ -84,9 +84,9 @@ def _act(actor: Actor, poses: list[tuple[int, posing.Pose]], shot: ShotPlan) -> 
 
 
 def _emote(actors: dict[str, Actor]) -> None:
-    mara = ((1, "smiling"), (190, "smiling"), (196, "laughing"), (197, "smiling"))
-    jonas = ((1, "neutral"), (90, "neutral"), (104, "smiling"), (190, "smiling"))
-    jonas += ((196, "laughing"), (197, "smiling"))
+    clap = [(190, "smiling"), (196, "laughing"), (197, "smiling")]
+    mara = [(1, "smiling"), *clap]
+    jonas = [(1, "neutral"), (90, "neutral"), (104, "smiling"), *clap]
     for name, keys in (("Mara", mara), ("Jonas", jonas)):
         for frame, expression in keys:
             storyboard_cast.key_expression(actors[name], expression, frame)
@@ -98,20 +98,19 @@ def _shoot(scene: bpy.types.Scene, collection: bpy.types.Collection, shot: ShotP
     collection.objects.link(camera)
     data.clip_start, data.clip_end = 0.1, 200.0
     data.show_passepartout, data.passepartout_alpha = True, 0.9
-    for key, value in shot.settings.items():
-        setattr(data, key, value)
-    moves = len(shot.camera) > 1
+    for name, value in shot.settings.items():
+        setattr(data, name, value)
     for key in shot.camera:
         camera.location = key.at
         direction = Vector(key.to) - Vector(key.at)
         camera.rotation_euler = direction.to_track_quat("-Z", "Y").to_euler()
         if key.lens is not None:
             data.lens = key.lens
-        if moves:
+        if len(shot.camera) > 1:
             camera.keyframe_insert("location", frame=key.frame)
             camera.keyframe_insert("rotation_euler", frame=key.frame)
-        if moves and key.lens is not None:
-            data.keyframe_insert("lens", frame=key.frame)
+            if key.lens is not None:
+                data.keyframe_insert("lens", frame=key.frame)
     marker = scene.timeline_markers.new(shot.name, frame=shot.start)
     marker.camera = camera
     if scene.camera is None:

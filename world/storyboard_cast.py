@@ -196,8 +196,8 @@ def _carried(base: np.ndarray, weights: np.ndarray, vertices: np.ndarray) -> np.
 
     Joint cubes are no surface and are left out.
     """
-    groups = ("body", "helper-tights", "helper-skirt", "helper-hair", "helper-l-eye")
-    groups += ("helper-r-eye", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
+    groups = ["body", "helper-tights", "helper-skirt", "helper-hair", "helper-l-eye"]
+    groups += ["helper-r-eye", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue"]
     surface = np.concatenate([body.group(g) for g in groups])
     tree = KDTree(len(surface))
     for i in surface.tolist():
