@@ -91,12 +91,12 @@ def _measure(weights: Path, data: Path, note: str) -> list[Figure]:
     ways = {"ours": ours(plain_tasks), "theirs": theirs, "cast": ours(cast_tasks)}
     for way in ways.values():
         way()
-    assert artist._loaded is not None
+    family: Any = artist._loaded and artist._loaded.family
     best = dict.fromkeys(ways, float("inf"))
     share = 0.0
     for _ in range(rounds):
         for name, way in ways.items():
-            with _model_time(artist._loaded.family.parts) as spent:
+            with _model_time(family.parts) as spent:
                 started = time.perf_counter()
                 way()
                 wall = time.perf_counter() - started
@@ -151,9 +151,9 @@ def _pipeline(weights: Path) -> Any:
     pipeline = StableDiffusionXLControlNetUnionPipeline.from_pretrained(
         str(weights),
         controlnet=ControlNetUnionModel.from_pretrained(
-            str(weights / "controlnet"), torch_dtype=torch.float32, local_files_only=True
+            str(weights / "controlnet"), dtype=torch.float32, local_files_only=True
         ),
-        torch_dtype=torch.float32,
+        dtype=torch.float32,
         local_files_only=True,
         add_watermarker=False,
     )

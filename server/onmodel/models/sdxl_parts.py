@@ -73,8 +73,8 @@ def _from_folder(entry: ModelEntry, place: Place) -> Parts:
 
     folder = entry.found.path
 
-    def read(cls: Any, name: str, dtype: Any, key: str = "torch_dtype") -> Any:
-        options = {key: dtype, "use_safetensors": True, "local_files_only": True}
+    def read(cls: Any, name: str, dtype: Any) -> Any:
+        options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
         if variant := _variant(folder / name):
             options["variant"] = variant
         return cls.from_pretrained(str(folder / name), **options)
@@ -85,8 +85,8 @@ def _from_folder(entry: ModelEntry, place: Place) -> Parts:
         unet=read(UNet2DConditionModel, "unet", dtype),
         vae=read(AutoencoderKL, "vae", _vae_dtype(folder, place)),
         text_encoders=[
-            read(CLIPTextModel, "text_encoder", dtype, "dtype"),
-            read(CLIPTextModelWithProjection, "text_encoder_2", dtype, "dtype"),
+            read(CLIPTextModel, "text_encoder", dtype),
+            read(CLIPTextModelWithProjection, "text_encoder_2", dtype),
         ],
         tokenizers=[
             CLIPTokenizer.from_pretrained(str(folder / name), local_files_only=True)
@@ -108,7 +108,7 @@ def _from_file(entry: ModelEntry, place: Place) -> Parts:
         str(entry.found.path),
         config=str(config),
         local_files_only=True,
-        torch_dtype=dtype,
+        dtype=dtype,
         add_watermarker=False,
         **_file_tokenizers(config),
     )
@@ -145,7 +145,7 @@ def _controlnet(entry: ModelEntry, dtype: Any) -> Any | None:
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
         if variant := _variant(path):
             options["variant"] = variant
-        return ControlNetUnionModel.from_pretrained(str(path), torch_dtype=dtype, **options)
+        return ControlNetUnionModel.from_pretrained(str(path), dtype=dtype, **options)
     from safetensors.torch import load_file
 
     found = probe_controlnet(path)
