@@ -17,6 +17,7 @@ rounded form, so that more is asked there."""
 
 _widest_crease = 50.0
 _thick_from = 800
+_band = 64
 
 
 def line_map(z: np.ndarray, normals: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -30,8 +31,24 @@ def line_map(z: np.ndarray, normals: np.ndarray, ids: np.ndarray) -> np.ndarray:
     steps by more than it does on both sides, so that floors seen at a low angle stay empty. The
     line lies on what is in front.
     """
-    z = np.asarray(z, np.float32)
     height, width = z.shape
+    longest = max(height, width)
+    angle = min(_widest_crease, _crease * max(1.0, 1024 / longest) ** 0.5)
+    lines = np.empty((height, width), bool)
+    for top in range(0, height, _band):
+        # Two rows around a band decide about its own; a band at a time stays in the processor.
+        start, end = max(0, top - 2), min(height, top + _band + 2)
+        rows = slice(start, end)
+        found = _edges(z[rows], normals[rows], ids[rows], angle, longest >= _thick_from)
+        lines[top : top + _band] = found[top - start : top - start + _band]
+    return _without_specks(lines).astype(np.uint8) * 255
+
+
+def _edges(
+    z: np.ndarray, normals: np.ndarray, ids: np.ndarray, angle: float, thick: bool
+) -> np.ndarray:
+    """(H, W) bool: the pixels of lines. angle: of a crease, degrees. thick: on both its sides."""
+    z = np.asarray(z, np.float32)
     usable = np.isfinite(z) & (z > 0)
     disparity = np.divide(np.float32(1), z, out=np.zeros_like(z), where=usable)
     # One array per axis: numpy is several times slower on interleaved ones.
@@ -39,13 +56,8 @@ def line_map(z: np.ndarray, normals: np.ndarray, ids: np.ndarray) -> np.ndarray:
     length = np.sqrt(axes[0] * axes[0] + axes[1] * axes[1] + axes[2] * axes[2])
     shaded = usable & (length > 1e-6)
     axes /= np.where(shaded, length, np.float32(1))
-    longest = max(height, width)
-    angle = min(_widest_crease, _crease * max(1.0, 1024 / longest) ** 0.5)
-    thick = longest >= _thick_from
-
-    lines = np.zeros((height, width), bool)
-    ids = np.asarray(ids)
     limit = np.float32(np.cos(np.radians(angle)))
+    lines = np.zeros(z.shape, bool)
     for axis in (0, 1):
         first, second = _pair(axis)
         near, far = disparity[first], disparity[second]
@@ -58,7 +70,7 @@ def line_map(z: np.ndarray, normals: np.ndarray, ids: np.ndarray) -> np.ndarray:
         front = near >= far
         lines[first] |= edge & (front | thick)
         lines[second] |= edge & (~front | thick)
-    return _without_specks(lines).astype(np.uint8) * 255
+    return lines
 
 
 def _pair(axis: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -151,3 +151,21 @@ def test_the_border_to_the_background_is_a_line_and_specks_are_not():
     assert not lines.line_map(z, facing, ids).any()
     tiny = np.ones((1, 2), np.float32)
     assert lines.line_map(tiny, np.zeros((1, 2, 3)), np.zeros((1, 2), int)).shape == (1, 2)
+
+
+def test_the_bands_that_maps_are_made_in_leave_no_trace(monkeypatch):
+    draw = np.random.default_rng(3)
+    z = np.where(draw.random((150, 90)) < 0.1, inf, draw.uniform(2, 2.2, (150, 90)))
+    field = draw.normal(size=(150, 90, 3)).astype(np.float32)
+    ids = draw.integers(0, 2, (150, 90)).cumsum(axis=0) // 40
+    background = ~np.isfinite(z)
+    found = []
+    for rows in (7, 64, 1000):
+        monkeypatch.setattr(lines, "_band", rows)
+        monkeypatch.setattr(normals, "_band", rows)
+        found.append(
+            (lines.line_map(z, field, ids), normals.normal_map(field, np.eye(4), background))
+        )
+    assert found[0][0].any()
+    for other in found[1:]:
+        assert all((a == b).all() for a, b in zip(found[0], other, strict=True))
