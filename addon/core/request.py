@@ -83,7 +83,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class MapImage:
-    """One conditioning map. blob: SHA-256 of a PNG of canvas size. weight 0..2, start < end 0..1."""
+    """One conditioning map: SHA-256 of a PNG of canvas size; weight 0..2; start < end, 0..1."""
 
     kind: str
     blob: str
