@@ -24,6 +24,8 @@ def create_app(state: ServerState, token: str, hosts: Iterable[str] = ()) -> Fas
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Off whatever the environment says; versions of FastAPI without it ignore the word.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.onmodel = state
     errors.install(app)

@@ -63,6 +63,7 @@ migrations = [
     CREATE UNIQUE INDEX keyframe_of_job ON keyframe(job, position);
     CREATE INDEX keyframe_queue ON keyframe(priority DESC, queued_at, position)
         WHERE state = 'queued';
+    CREATE INDEX keyframe_open ON keyframe(job) WHERE state IN ('queued', 'loading', 'sampling');
     CREATE INDEX keyframe_key ON keyframe(draw_key);
     CREATE INDEX keyframe_lease ON keyframe(worker) WHERE lease IS NOT NULL;
 

@@ -48,11 +48,11 @@ def add_final_event(
     """Adds a keyframe's done, failed or cancelled, and job_done where it was the job's last."""
     add_event(connection, job, kind, keyframe, **data)
     (waiting,) = connection.execute(
-        "SELECT count(*) FROM keyframe WHERE job = ?"
-        " AND state IN ('queued', 'loading', 'sampling')",
+        "SELECT EXISTS (SELECT 1 FROM keyframe WHERE job = ?"
+        " AND state IN ('queued', 'loading', 'sampling'))",
         (job,),
     ).fetchone()
-    if waiting == 0:
+    if not waiting:
         connection.execute("UPDATE job SET finished = ? WHERE id = ?", (time.time(), job))
         add_event(connection, job, "job_done", message=job_state(connection, job))
 

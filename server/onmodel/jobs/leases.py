@@ -225,12 +225,16 @@ class Leases:
         return len(rows)
 
     def expire(self) -> int:
-        """Queues again what any worker held over its lease; how many keyframes that were."""
+        """Queues again what other workers held over their leases; how many keyframes that were.
+
+        Not its own: whoever asks knows whether it lives, also after the machine has slept.
+        """
+        overdue = "SELECT id, job FROM keyframe WHERE worker != ? AND lease_until < ?"
+        now = time.time()
+        if not self.database.connection().execute(overdue, (self.worker, now)).fetchone():
+            return 0
         with self.database.write() as connection:
-            rows = connection.execute(
-                "SELECT id, job FROM keyframe WHERE lease IS NOT NULL AND lease_until < ?",
-                (time.time(),),
-            ).fetchall()
+            rows = connection.execute(overdue, (self.worker, now)).fetchall()
             for row in rows:
                 self._queue_again(connection, row, alone=True)
         return len(rows)

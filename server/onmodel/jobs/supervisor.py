@@ -124,7 +124,13 @@ class Supervisor:
         }
         with self._log() as output:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                # Windows only: no console window of its own.
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         with self._pipe_lock:
             self._process = process

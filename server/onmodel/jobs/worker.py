@@ -42,7 +42,9 @@ report_interval = 0.1
 """Seconds between two progress events of one keyframe; more would only be noise."""
 heartbeat_interval = 5.0
 idle_interval = 1.0
-"""Seconds between looks into the queue when no line came, and between looks at the models."""
+"""Seconds between looks into the queue when no line came."""
+tell_interval = 5.0
+"""Seconds between looks at the model folders while nothing is drawn."""
 min_free_bytes = 64 * 1024 * 1024
 """Below so little room on the disk nothing new is begun."""
 
@@ -87,11 +89,15 @@ class Worker:
         self.leases.recover(crashed=False)
         self.tell()
         threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True).start()
+        told_at = time.monotonic()
         while not self.stop.is_set():
             self.wake.clear()
-            if not self.draw_next():
-                self.wake.wait(idle_interval)
-                self.tell()
+            if self.draw_next():
+                continue
+            self.wake.wait(idle_interval)
+            if time.monotonic() - told_at > tell_interval:
+                told_at = time.monotonic()
+                self.tell(self._told["notice"])
 
     def tell(self, notice: str = "") -> None:
         """Leaves word for the API: models, LoRAs, device, and why nothing is drawn, if so."""
@@ -117,10 +123,10 @@ class Worker:
                 error = disk_full_error()
                 self.tell(f"{error.message} {error.fix}")
             return False
+        if self._told.get("notice"):
+            self.tell()
         batch = self.leases.claim(self.artist.batch_key, self.artist.max_batch)
         if batch:
-            if self._told.get("notice"):
-                self.tell()
             self._draw(batch)
         return bool(batch)
 
