@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import bpy
 import numpy as np
@@ -42,6 +42,11 @@ None: no other Python thread may run while Blender renders. Operators release th
 lock, and on Python 3.11 (Blender 4.2 to 5.0) Blender then reads context overrides and scripted
 drivers without it as long as any other thread runs: a crash in about one of 100 renders.
 """
+
+_in_work: set[Future[Any]] = set()
+"""Of all captures, those that were given up too."""
+
+T = TypeVar("T")
 
 
 class ShotCapture:
@@ -99,14 +104,14 @@ class ShotCapture:
             if self.closed:
                 return
             exposure = self._expose(frame)
-            self._developing.append(self._darkroom.submit(develop, exposure))
+            self._developing.append(self._develop(develop, exposure))
             yield f"{name} frame {frame}: rendered"
             while len(self._developing) > _ahead and not self.closed:
                 yield self._wait(f"{name}: maps")
         while self._developing and not self.closed:
             yield self._wait(f"{name}: maps")
         if not self.closed:
-            finishing = self._darkroom.submit(finish_depth, self.keyframes)
+            finishing = self._develop(finish_depth, self.keyframes)
             while not self.closed and not _is_done(finishing):
                 yield f"{name}: depth"
             if not self.closed:
@@ -114,7 +119,15 @@ class ShotCapture:
                 self.close()
                 yield f"{name}: captured"
 
+    def _develop(self, work: Callable[..., T], *given: Any) -> Future[T]:
+        future = self._darkroom.submit(work, *given)
+        _in_work.add(future)
+        future.add_done_callback(_in_work.discard)
+        return future
+
     def _expose(self, frame: int) -> Exposure:
+        # What a cancelled capture left in work must be through before Blender renders.
+        wait(set(_in_work))
         try:
             camera = find_camera(self.scene, self.shot.camera)
             if self._watchers is None:
@@ -157,6 +170,7 @@ def capture_keyframe(
     view_layer: str | None = None,
 ) -> CapturedKeyframe:
     """One keyframe at once, with a depth range of its own. Raises CaptureError."""
+    wait(set(_in_work))
     watchers = _watchers(cast)
     exposure = _expose(scene, camera, frame, watchers, size, native_pixels, multiple, view_layer)
     keyframe = develop(exposure)
