@@ -23,6 +23,7 @@ def data(tmp_path_factory) -> Path:
     lora_files.diffusers_file(folder / "diffusers.safetensors", found, alpha=2.0)
     lora_files.kohya_file(folder / "kohya.safetensors", found, 2.0, original=False)
     lora_files.kohya_file(folder / "original.safetensors", found, 2.0, original=True)
+    lora_files.kohya_file(folder / "third.safetensors", found, 3.0, original=False)
     other = {("unet", "down_blocks.1.nowhere"): next(iter(found.values()))}
     lora_files.kohya_file(folder / "other.safetensors", other, 2.0, original=False)
     misfit = {("unet", lora_files.attention[0]): (torch.zeros(2, 5), torch.zeros(7, 2))}
@@ -89,6 +90,46 @@ def test_lora_is_exactly_its_matrices(data, artist, blobs):
         with torch.no_grad():
             difference = layer(x) - layer.get_base_layer()(x)
         assert torch.allclose(difference, 0.25 * x @ down.T @ up.T, atol=1e-3)
+
+
+def test_loras_add_up_and_come_and_go(artist, blobs, monkeypatch):
+    """Two at half weight are one; also where only one fits on the shelf, so that others leave."""
+    monkeypatch.setattr("onmodel.models.loras.warm_limit", 1)
+    whole = pixels(draw(artist, blobs, with_lora(blobs, "kohya"))["0"])
+    halves = [{"name": n, "weight": 0.5, "hash": None} for n in ("kohya", "diffusers")]
+    both = pixels(draw(artist, blobs, make_request(blobs, loras=halves))["0"])
+    assert np.abs(both - whole).max() <= 1
+    plain = pixels(draw(artist, blobs, make_request(blobs))["0"])
+    again = pixels(draw(artist, blobs, with_lora(blobs, "original"))["0"])
+    assert len(artist._loaded.shelf._warm) == 1
+    assert np.abs(again - whole).max() <= 1 and np.abs(plain - whole).mean() > 1
+
+
+def test_a_refused_lora_leaves_the_others_acting(artist, blobs):
+    before = pixels(draw(artist, blobs, with_lora(blobs, "kohya"))["0"])
+    mixed = [{"name": n, "weight": 1.0, "hash": None} for n in ("kohya", "misfit")]
+    with pytest.raises(DrawError):
+        draw(artist, blobs, make_request(blobs, loras=mixed))
+    after = pixels(draw(artist, blobs, with_lora(blobs, "kohya"))["0"])
+    assert np.array_equal(before, after)
+
+
+def test_half_a_lora_does_not_stay(artist, blobs, monkeypatch):
+    from onmodel.models import loras
+
+    plain = pixels(draw(artist, blobs, make_request(blobs))["0"])
+    fill, filled = loras._fill, []
+
+    def break_at_third(*parts):
+        filled.append(1)
+        if len(filled) == 3:
+            raise MemoryError
+        fill(*parts)
+
+    monkeypatch.setattr(loras, "_fill", break_at_third)
+    with pytest.raises(MemoryError):
+        draw(artist, blobs, with_lora(blobs, "third"))
+    assert np.array_equal(pixels(draw(artist, blobs, make_request(blobs))["0"]), plain)
 
 
 def test_characters_loras_act_too(artist, blobs):

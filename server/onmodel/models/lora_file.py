@@ -45,7 +45,10 @@ _other_kinds = {
 
 @dataclass(frozen=True)
 class Pair:
-    """The two matrices of one module. down, up, alpha: tensor names in the file."""
+    """The two matrices of one module. down, up, alpha: tensor names in the file.
+
+    kernel: of the lower matrix where it is a convolution, else ().
+    """
 
     component: str
     module: str
@@ -55,6 +58,7 @@ class Pair:
     down: str
     up: str
     alpha: str | None
+    kernel: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,9 +156,8 @@ def _pair(path: Path, header: safe.Header, key: tuple[str, str], parts: dict[str
         raise _refuse(path, f"“{module[:80]}” has rank {down[0]}; 1 to {rank_limit} are allowed")
     if "alpha" in parts and header.tensors[parts["alpha"]].shape not in ((), (1,)):
         raise _refuse(path, f"the alpha of “{module[:80]}” is not one number")
-    return Pair(
-        component, module, down[0], down[1], up[0], parts["down"], parts["up"], parts.get("alpha")
-    )
+    names = (parts["down"], parts["up"], parts.get("alpha"))
+    return Pair(component, module, down[0], down[1], up[0], *names, kernel=down[2:])
 
 
 def _check_finite(header: safe.Header) -> None:

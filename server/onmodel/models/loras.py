@@ -43,7 +43,8 @@ class LoraShelf:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._warm: OrderedDict[str, _Adapter] = OrderedDict()
-        self._active: list[tuple[str, float]] = []
+        # (hash, weight) of those that act; None while the layers are in between.
+        self._active: list[tuple[str, float]] | None = []
 
     def holds(self, entry: LoraEntry) -> bool:
         """Whether this file is loaded already."""
@@ -52,21 +53,23 @@ class LoraShelf:
     def use(self, wanted: Sequence[tuple[LoraEntry, float]]) -> None:
         """Make exactly these LoRAs act, at their weights; weight 0 means not at all.
 
-        Raises ModelError for one that does not fit the model.
+        Raises ModelError for one that does not fit the model; the next call starts anew.
         """
         acting = [(entry, weight) for entry, weight in wanted if weight != 0]
+        active = [(entry.hash, weight) for entry, weight in acting]
+        if active == self._active:
+            return
+        before, self._active = self._active, None
         for entry, _ in acting:
             if not self.holds(entry):
                 self._warm[entry.hash] = self._load(entry)
             self._warm.move_to_end(entry.hash)
-        self._evict(keep={entry.hash for entry, _ in acting})
-        active = [(entry.hash, weight) for entry, weight in acting]
-        if active == self._active:
-            return
-        before, self._active = self._active, active
         self._activate(active)
-        if any(self._warm[h].text for h, _ in [*before, *active] if h in self._warm):
+        touched = {key for key, _ in active} | {key for key, _ in before or []}
+        if before is None or any(self._warm[key].text for key in touched):
             self._family.forget_text()
+        self._evict(keep={key for key, _ in active})
+        self._active = active
 
     def _activate(self, active: list[tuple[str, float]]) -> None:
         layers: dict[int, tuple[Any, list[str]]] = {}
@@ -83,16 +86,15 @@ class LoraShelf:
             layer._active_adapter = names
 
     def _evict(self, keep: set[str]) -> None:
-        old = [key for key in self._warm if key not in keep]
-        while len(self._warm) > max(warm_limit, len(keep)):
-            adapter = self._warm.pop(old.pop(0))
+        """Let the longest unused go, beyond `warm_limit`; those that act stay."""
+        for key in [k for k in self._warm if k not in keep]:
+            if len(self._warm) <= warm_limit:
+                return
+            adapter = self._warm.pop(key)
             for layer in adapter.layers:
                 layer.delete_adapter(adapter.name)
 
     def _load(self, entry: LoraEntry) -> _Adapter:
-        from peft import LoraConfig, inject_adapter_in_model
-        from safetensors import safe_open
-
         checked = lora_file.check(entry.path)
         if checked.family not in ("", self._family.entry.family):
             raise ModelError(
@@ -101,9 +103,29 @@ class LoraShelf:
                 "Use a LoRA that was trained for this kind of model.",
             )
         targets = self._targets(entry, checked)
-        name = f"l{entry.hash[:16]}"
-        layers: list[Any] = []
-        with safe_open(str(entry.path), framework="pt") as file:
+        adapter = _Adapter(f"l{entry.hash[:16]}", [], any(c != "unet" for c in targets))
+        try:
+            self._inject(adapter, checked, targets)
+        except BaseException:
+            # Half a LoRA must not stay on the model, whatever went wrong (memory, a signal).
+            for model in self._family.components.values():
+                for layer in model.modules():
+                    if adapter.name in getattr(layer, "lora_A", {}):
+                        layer.delete_adapter(adapter.name)
+            raise
+        log.info("LoRA %s: %d modules", entry.name, len(adapter.layers))
+        return adapter
+
+    def _inject(
+        self,
+        adapter: _Adapter,
+        checked: lora_file.LoraFile,
+        targets: dict[str, dict[str, lora_file.Pair]],
+    ) -> None:
+        from peft import LoraConfig, inject_adapter_in_model
+        from safetensors import safe_open
+
+        with safe_open(str(checked.path), framework="pt") as file:
             for component, pairs in targets.items():
                 model = self._family.components[component]
                 ranks = {path: pair.rank for path, pair in pairs.items()}
@@ -118,15 +140,11 @@ class LoraShelf:
                 with warnings.catch_warnings():
                     # peft warns of a second adapter, which is what a shelf is for.
                     warnings.filterwarnings("ignore", "Already found a `peft_config`")
-                    inject_adapter_in_model(config, model, name, low_cpu_mem_usage=True)
+                    inject_adapter_in_model(config, model, adapter.name, low_cpu_mem_usage=True)
                 for path, pair in pairs.items():
                     layer = model.get_submodule(path)
-                    _fill(layer, name, file, pair, checked)
-                    layers.append(layer)
-        for layer in layers:
-            layer._active_adapter = []
-        log.info("LoRA %s: %d modules", entry.name, len(layers))
-        return _Adapter(name, layers, any(c != "unet" for c in targets))
+                    _fill(layer, adapter.name, file, pair, checked)
+                    adapter.layers.append(layer)
 
     def _targets(
         self, entry: LoraEntry, checked: lora_file.LoraFile
@@ -150,7 +168,10 @@ class LoraShelf:
         module = self._family.components[site.component].get_submodule(site.module)
         base = getattr(module, "base_layer", module)
         outputs, inputs = base.weight.shape[:2]
-        if (inputs, outputs) != (pair.inputs, pair.outputs):
+        kernel = tuple(base.weight.shape[2:])
+        # A 1x1 convolution and a linear layer are the same, and files have either.
+        fits = pair.kernel == kernel or {pair.kernel, kernel} <= {(), (1, 1)}
+        if (inputs, outputs) != (pair.inputs, pair.outputs) or not fits:
             raise ModelError(
                 f"The LoRA “{entry.name}” does not fit “{self._family.entry.name}”: "
                 f"“{pair.module[:80]}” is {outputs}x{inputs} there, the LoRA is for "
@@ -170,12 +191,7 @@ def _fill(
     for side, key in ((layer.lora_A, pair.down), (layer.lora_B, pair.up)):
         value = file.get_tensor(key).to(base.device, base.dtype)
         module = side[name]
-        if value.ndim != module.weight.ndim or value.shape != module.weight.shape:
-            raise ModelError(
-                f"The LoRA “{checked.path.stem}” has matrices of a shape that "
-                f"“{pair.module[:80]}” cannot take.",
-                "Use a LoRA that was trained for this kind of model.",
-            )
+        value = value.reshape(module.weight.shape)
         module.weight = torch.nn.Parameter(value, requires_grad=False)
     # Without an alpha, kohya's and diffusers' loaders alike take the rank: a scale of 1.
     alpha = float(pair.rank)

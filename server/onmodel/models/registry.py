@@ -88,8 +88,8 @@ class LoraEntry:
     problem: str = ""
 
     def info(self) -> dict[str, Any]:
-        """Plain data, without the path."""
-        return {k: v for k, v in asdict(self).items() if k != "path"}
+        """Plain data, without the path and without metadata, which tells of people's folders."""
+        return {k: v for k, v in asdict(self).items() if k not in ("path", "metadata")}
 
 
 class Registry:
