@@ -224,6 +224,9 @@ def build_parser(with_file: bool, program: str) -> argparse.ArgumentParser:
     render.add_argument("--save", type=Path, metavar="FILE", help="save the scene with its planes")
     render.add_argument("--server", metavar="URL", help="a running server [start one here]")
     render.add_argument("--token", help="its token")
+    render.add_argument(
+        "--wait", type=float, default=20.0, metavar="SECONDS", help="for a lost server [20]"
+    )
     render.add_argument("--server-command", default="", metavar="PATH", help="the server's program")
     return parser
 
@@ -373,6 +376,7 @@ def _session(
         redraw=options.redraw,
         place=not options.no_planes,
         keep_maps=options.maps,
+        patience=options.wait,
     )
     return RenderSession(scene, shots, settings, connect, options.out)
 

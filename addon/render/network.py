@@ -5,6 +5,13 @@ Two threads: the sender encodes captured keyframes, sends what the server lacks 
 job per shot; the follower listens to those jobs in turn and fetches the drawings. The main thread
 hands over Shipments and takes Messages; neither side ever waits for the other.
 
+No Python of these threads runs while the main thread captures: the sender works only when it was
+given something, and the main thread waits with the next capture step until it is through (`busy`);
+the follower begins after `no_more`, until then the sender looks for results when told to (`look`).
+Blender's operators release the interpreter's lock, and on Python 3.11 (Blender 4.2 to 5.0) Blender
+then reads context overrides and scripted drivers without it as long as any other thread runs,
+which crashed it in about one of 100 renders.
+
 A server that goes away is looked for again through `connect`; jobs are then submitted once more
 under their client_key, which the durable queue knows, so nothing is drawn twice.
 """
@@ -147,6 +154,10 @@ Message = (
 )
 
 
+class _Look:
+    """Asks the sender to look for results once."""
+
+
 class Network:
     """Sender and follower of one render session.
 
@@ -170,9 +181,12 @@ class Network:
         self._retries = retries
         self._patience = patience
         self._previews = previews
-        self._to_send: queue.SimpleQueue[Shipment | None] = queue.SimpleQueue()
+        self._to_send: queue.SimpleQueue[Shipment | _Look | None] = queue.SimpleQueue()
         self._to_follow: queue.SimpleQueue[Shipment | None] = queue.SimpleQueue()
         self._shipped: list[Shipment] = []
+        self._given = 0
+        self._through = 0
+        self._captured = threading.Event()
         self._stop = threading.Event()
         self._cancelled = threading.Event()
         self._broken = threading.Event()
@@ -197,10 +211,23 @@ class Network:
 
     def ship(self, shipment: Shipment) -> None:
         """Hands a shot over."""
+        self._given += 1
         self._to_send.put(shipment)
+
+    def look(self) -> None:
+        """Has the sender fetch what is drawn by now; for the time before `no_more`."""
+        if not self.busy and self._shipped:
+            self._given += 1
+            self._to_send.put(_Look())
+
+    @property
+    def busy(self) -> bool:
+        """Whether the sender works, so that nothing may be captured."""
+        return self._through < self._given and self._threads[0].is_alive()
 
     def no_more(self) -> None:
         """No further shipment will come; Finished follows the last one's end."""
+        self._captured.set()
         self._to_send.put(None)
 
     def cancel(self) -> None:
@@ -213,6 +240,7 @@ class Network:
     def close(self) -> None:
         """Ends both threads soon and silently; jobs on the server go on."""
         self._stop.set()
+        self._captured.set()
         self._to_send.put(None)
         self._to_follow.put(None)
 
@@ -254,11 +282,16 @@ class Network:
                 shipment = self._to_send.get()
                 if shipment is None:
                     break
-                client = self._send(client, shipment)
+                if isinstance(shipment, _Look):
+                    self._look(client)
+                else:
+                    client = self._send(client, shipment)
+                self._through += 1
             client.close()
         except ClientError as error:
             self._break(error)
         finally:
+            self._captured.set()
             self._to_follow.put(None)
 
     def _send(self, client: Client, shipment: Shipment) -> Client:
@@ -303,6 +336,19 @@ class Network:
         self._to_follow.put(shipment)
         return client
 
+    def _look(self, client: Client) -> None:
+        """Fetches what is drawn by now. What went wrong is the follower's to find."""
+        try:
+            for shipment in self._shipped:
+                if len(shipment.ended) == len(shipment.items):
+                    continue
+                for keyframe in client.job(shipment.job_id)["keyframes"]:
+                    item = shipment.keyframe_ids[str(keyframe["id"])]
+                    if keyframe["state"] == "done" and item not in shipment.ended:
+                        self._fetch(client, shipment, item, keyframe)
+        except (ClientError, KeyError) as error:
+            log.info("looking for results: %s", error)
+
     def _submit(self, client: Client, shipment: Shipment) -> None:
         images = {i.hash: i for p in shipment.prepared for i in p.images}
         client.send_blobs(images.values())
@@ -330,6 +376,7 @@ class Network:
 
     def _follow_all(self) -> None:
         client: Client | None = None
+        self._captured.wait()
         try:
             while not self._stop.is_set():
                 shipment = self._to_follow.get()
@@ -397,12 +444,9 @@ class Network:
         if kind in ("failed", "cancelled"):
             return Ended(item, kind, str(event.get("message", "")), str(event.get("fix", "")))
         if kind == "done":
-            start = time.perf_counter()
-            png = client.blob(str(event["blob"]))
             job = client.job(shipment.job_id)
             keyframe = next(k for k in job["keyframes"] if str(k["id"]) == str(event["keyframe"]))
-            shipment.ended.add(item)
-            self.messages.put(Drawn(item, png, keyframe, time.perf_counter() - start))
+            self._fetch(client, shipment, item, keyframe)
             return None
         preview = None
         if kind == "preview" and self._previews and event.get("blob"):
@@ -410,6 +454,14 @@ class Network:
         steps = int(event.get("steps", 0) or 0)
         self.messages.put(Progress(item, kind, int(event.get("step", 0) or 0), steps, preview))
         return None
+
+    def _fetch(
+        self, client: Client, shipment: Shipment, item: int, keyframe: dict[str, Any]
+    ) -> None:
+        start = time.perf_counter()
+        png = client.blob(str(keyframe["result"]))
+        shipment.ended.add(item)
+        self.messages.put(Drawn(item, png, keyframe, time.perf_counter() - start))
 
     def _end(self, shipment: Shipment, state: str, message: str = "", fix: str = "") -> None:
         """No keyframe of this shipment that is not through yet will come."""

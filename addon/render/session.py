@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 cancel_patience = 15.0
 """Seconds to wait for the server to confirm a cancel."""
 
+look_every = 1.0
+"""Seconds between looks for results while shots are still being captured."""
+
 drain_budget = 0.02
 """Seconds a step may spend on messages of the threads."""
 
@@ -82,7 +85,7 @@ class TakeSettings:
     takes: how many of each keyframe; None as each shot says. frames: only these (shot name,
     frame) pairs. redraw: fetch keyframes again that are drawn already. place: put image planes
     into the scene. keep_maps: write the maps and masks beside the takes. retries: how often
-    failed keyframes are tried again by themselves.
+    failed keyframes are tried again by themselves. patience: seconds to look for a lost server.
     """
 
     takes: int | None = None
@@ -91,6 +94,7 @@ class TakeSettings:
     place: bool = True
     keep_maps: bool = False
     retries: int = 1
+    patience: float = 20.0
     previews: bool = False
 
 
@@ -129,7 +133,10 @@ class RenderSession:
         self.notes: list[str] = []
         self.run_folder = self.out_dir / file_name(self.film.name) / "runs" / _run_name()
         self._network = net.Network(
-            _connector(client), take_settings.retries, previews=take_settings.previews
+            _connector(client),
+            take_settings.retries,
+            take_settings.patience,
+            take_settings.previews,
         )
         self._work: Iterator[None] = self._run()
         self._started = time.perf_counter()
@@ -138,6 +145,7 @@ class RenderSession:
         self._unsaved: list[net.Drawn] = []
         self._finished = False
         self._give_up_at = 0.0
+        self._look_at = 0.0
 
     # --- for whoever drives it -------------------------------------------------------------------
 
@@ -281,14 +289,15 @@ class RenderSession:
         for item in own:
             item.state = ItemState.capturing
         frames = sorted({i.frame for i in own})
+        yield from self._rest()
         capture = sources.open_capture(self.scene, shot, frames, self.film, self.cast, model)
         try:
             for text in capture.steps():
                 self.message = f"Capturing shot {text}."
-                yield
-                if self._placeable:
-                    self._place_next()
-                    yield
+                if time.monotonic() > self._look_at:
+                    self._network.look()
+                    self._look_at = time.monotonic() + look_every
+                yield from self._rest()
             keyframes = list(capture.keyframes)
         except CaptureError as error:
             # One shot that cannot be captured does not keep the others from being drawn.
@@ -311,6 +320,14 @@ class RenderSession:
             )
         )
         yield
+
+    def _rest(self) -> Iterator[None]:
+        """Lets go of the main thread until nothing of ours runs beside it; see network.py."""
+        yield
+        while self._network.busy or self._placeable:
+            if self._placeable:
+                self._place_next()
+            yield
 
     def _prepare(
         self, settings: ShotSettings, own: list[Item], keyframes: list[Any]

@@ -39,8 +39,9 @@ def grey_png(width: int, height: int, value: int = 128) -> bytes:
 class FakeServer:
     """`with FakeServer() as server:` serves on 127.0.0.1 at `server.url` with `server.token`.
 
-    Knobs: drop_after (event number after which a stream breaks once), hold (keyframes are only
-    drawn once `release` is set), fail_first (frames that fail the first time they are drawn).
+    Knobs: drop_after (event number after which a stream breaks once), hold() and release()
+    (keyframes are only drawn while released), fail_first (frames that fail the first time they
+    are drawn).
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -72,8 +73,8 @@ class FakeServer:
         self.requests: dict[str, dict[str, Any]] = {}
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.drop_after: int | None = None
-        self.release = threading.Event()
-        self.release.set()
+        self.released = True
+        self.paused = False
         self.fail_first: set[int] = set()
         self.changed = threading.Condition()
         self.connections: list[socket.socket] = []
@@ -84,7 +85,7 @@ class FakeServer:
         self.stopped = False
 
     def __enter__(self) -> FakeServer:
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(5.0,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -96,11 +97,32 @@ class FakeServer:
             self.stopped = True
             with self.changed:
                 self.changed.notify_all()
-            self._http.shutdown()
+            ending = threading.Thread(target=self._http.shutdown, daemon=True)
+            ending.start()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                pass  # wakes the loop, which looks only rarely by itself
+            ending.join()
             self._http.server_close()
             for connection in self.connections:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
+
+    def hold(self) -> None:
+        """Draws nothing until `release`. Its threads sleep then, and disturb no capture."""
+        self.released = False
+
+    def release(self) -> None:
+        """Draws on."""
+        with self.changed:
+            self.released = True
+            self.changed.notify_all()
+
+    def pause(self, paused: bool) -> None:
+        """Holds besides `hold`: for a Blender that captures in this very process."""
+        if self.paused != paused:
+            with self.changed:
+                self.paused = paused
+                self.changed.notify_all()
 
     def put_blob(self, data: bytes) -> str:
         name = hashlib.sha256(data).hexdigest()
@@ -155,9 +177,16 @@ class FakeServer:
         ):
             if keyframe["state"] != "queued":
                 continue
-            while not self.release.wait(0.01):
-                if job["state"] == "cancelled" or self.stopped:
-                    return
+            with self.changed:
+                self.changed.wait_for(
+                    lambda: (
+                        (self.released and not self.paused)
+                        or job["state"] == "cancelled"
+                        or self.stopped
+                    )
+                )
+            if job["state"] == "cancelled":
+                return
             if keyframe["state"] == "cancelled" or self.stopped:
                 continue
             keyframe["state"] = "sampling"
@@ -188,7 +217,9 @@ class FakeServer:
         job = self.jobs[job_id]
         if job["state"] in ("done", "failed", "cancelled"):
             return
-        job["state"] = "cancelled"
+        with self.changed:
+            job["state"] = "cancelled"
+            self.changed.notify_all()
         for keyframe in job["keyframes"]:
             if keyframe["state"] in ("queued", "sampling"):
                 keyframe["state"] = "cancelled"
@@ -289,7 +320,7 @@ def handler_for(server: FakeServer) -> type[BaseHTTPRequestHandler]:  # noqa: C9
                         return self.chunk(b"id: 99\ndata: {")  # cut in the middle of an event
                 with server.changed:
                     if len(server.events[job_id]) <= after:
-                        server.changed.wait(0.2)
+                        server.changed.wait(1.0)
                 self.chunk(b": beat\n\n")
 
         def chunk(self, data: bytes) -> None:

@@ -180,7 +180,7 @@ def test_events_after_a_number_leave_out_the_earlier_ones(server, client):
 
 
 def test_a_server_gone_mid_stream_is_said_after_some_patience(server, client):
-    server.release.clear()
+    server.hold()
     job_id = client.submit(job())["id"]
     threading.Timer(0.1, server.stop).start()
     start = time.monotonic()
@@ -190,7 +190,7 @@ def test_a_server_gone_mid_stream_is_said_after_some_patience(server, client):
 
 
 def test_a_server_that_comes_back_is_found_again(server, client):
-    server.release.clear()
+    server.hold()
     job_id = client.submit(job())["id"]
     server.add_event(job_id, "loading")
     seen = []
@@ -210,7 +210,7 @@ def test_a_server_that_comes_back_is_found_again(server, client):
 
 
 def test_events_end_when_told_to_stop(server, client):
-    server.release.clear()
+    server.hold()
     stop = threading.Event()
     job_id = client.submit(job())["id"]
     server.add_event(job_id, "loading")
@@ -228,13 +228,13 @@ def test_a_kept_connection_that_died_is_no_error(server, client):
 
 
 def test_cancel_and_retry_reach_only_their_job(server, client):
-    server.release.clear()
+    server.hold()
     first, second = client.submit(job("a"))["id"], client.submit(job("b"))["id"]
     client.cancel(first)
     client.cancel(first)
     assert client.job(first)["state"] == "cancelled"
     assert client.job(second)["state"] == "queued"
-    server.release.set()
+    server.release()
     client.retry(first)
     assert [e["type"] for e in client.events(second)][-1] == "job_done"
 

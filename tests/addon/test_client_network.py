@@ -116,7 +116,7 @@ def test_without_retries_a_failure_is_told_with_its_reason(start, server):
 
 
 def test_cancel_reaches_only_its_own_jobs(start, server):
-    server.release.clear()
+    server.hold()
     other = server.add_job(
         {"client_key": "other", "title": "", "keyframes": [{"shot": "x", "frame": 1, "take": 1}]}
     )
@@ -155,19 +155,19 @@ def test_cancel_while_maps_are_encoded_submits_nothing(start, server):
 def test_a_server_that_returns_finishes_the_job_and_draws_nothing_twice(start, server):
     address = [server.url]
     network, heard = start(lambda: Client(address[0], server.token))
-    server.release.clear()
+    server.hold()
     network.ship(shipment("a", (1, 2)))
+    network.no_more()
     heard.until(net.Sent)
     server.stop()
     heard.until(net.Trouble)
     with FakeServer() as second:  # a new port, and the queue that the first one kept
         second.blobs = server.blobs
-        second.release.clear()
+        second.hold()
         old = server.requests["job1"]
         second.add_job(old)
         address[0] = second.url
-        second.release.set()
-        network.no_more()
+        second.release()
         heard.until(net.Finished)
         assert sorted(m.item for m in heard.of(net.Drawn)) == [0, 1]
         assert len(second.jobs) == 1
@@ -177,7 +177,10 @@ def test_a_server_that_returns_finishes_the_job_and_draws_nothing_twice(start, s
 def test_a_server_gone_for_good_is_said_and_what_came_stays(start, server):
     network, heard = start(patience=0.3)
     network.ship(shipment("a", (1,)))
+    wait_for(lambda: server.jobs and server.jobs["job1"]["state"] == "done" and not network.busy)
+    network.look()
     heard.until(net.Drawn)
+    wait_for(lambda: not network.busy)
     server.stop()
     network.ship(shipment("b", (2,), first=1))
     broken = heard.until(net.Broken)
@@ -214,7 +217,7 @@ def test_a_refused_job_fails_alone(start, server):
 
 
 def test_close_ends_the_threads_silently(start, server):
-    server.release.clear()
+    server.hold()
     network, heard = start()
     network.ship(shipment("a", (1,)))
     heard.until(net.Sent)

@@ -15,7 +15,7 @@ def register():
 
 
 def make_film():
-    """A new file: shot 010 on frames 1-20 with three keyframes, shot 020 on 21-40 with one."""
+    """A new file: shot 010 on frames 1-20 with three keyframes, shot 020 on 21-40 with two."""
     bpy.ops.wm.read_factory_settings(use_empty=True)
     register()
     scene = bpy.context.scene
@@ -33,16 +33,32 @@ def make_film():
     for frame, name, at in ((1, "010", (0, -4, 1.4)), (21, "020", (1.5, -2.5, 1.5))):
         marker = scene.timeline_markers.new(name, frame=frame)
         marker.camera = capture_scene.make_camera(at, (0, 0, 1), f"Camera {name}")
+    from addon.scene import shots
+
+    shots.sync(scene)
+    first, second = scene.onmodel.shots
+    first.prompt, second.prompt = "two friends meet", "a close talk"
+    first.keyframes.add().frame = 10
+    first.keyframes[0].marked = True
+    second.use_seed, second.seed = True, 99
     return scene
 
 
 def read_shots(scene):
-    """The film's two shots."""
-    from addon.core.shots import Overrides, shots_from_markers
+    """The film's two shots, as the add-on reads them."""
+    from addon.scene import shots
 
-    markers = [(m.frame, m.name, m.camera.name) for m in scene.timeline_markers]
-    overrides = {
-        "010": Overrides(prompt="two friends meet", marked=frozenset({10})),
-        "020": Overrides(prompt="a close talk", last=False, seed=99),
-    }
-    return shots_from_markers(markers, scene.frame_start, scene.frame_end, overrides)
+    return shots.read_shots(scene)
+
+
+def calm(monkeypatch, server):
+    """Keeps a server in this process from running while Blender captures (see network.py)."""
+    from addon.render.session import RenderSession, State
+
+    step = RenderSession.step
+
+    def calm_step(session):
+        server.pause(session.state in (State.planning, State.capturing))
+        return step(session)
+
+    monkeypatch.setattr(RenderSession, "step", calm_step)

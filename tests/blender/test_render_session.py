@@ -16,8 +16,9 @@ from tests.blender import capture_scene, render_scene
 
 
 @pytest.fixture
-def server():
+def server(monkeypatch):
     with FakeServer() as running:
+        render_scene.calm(monkeypatch, running)
         yield running
 
 
@@ -70,6 +71,7 @@ def test_a_film_is_drawn_written_and_placed(make, scene, server, tmp_path):
         ("010", 10, 1),
         ("010", 20, 1),
         ("020", 21, 1),
+        ("020", 40, 1),
     ]
     first = session.items[0]
     expected = tmp_path / "out" / "test_film" / "010" / "take_01" / "test_film_010_0001.png"
@@ -84,7 +86,7 @@ def test_a_film_is_drawn_written_and_placed(make, scene, server, tmp_path):
     assert all(timings[s] >= 0 for s in stages)
     assert timings["click_to_plane"] >= timings["place"] + timings["wait"]
     placed = planes.planes(scene)
-    assert [planes.key_of(p).frame for p in placed] == [1, 10, 20, 21]
+    assert [planes.key_of(p).frame for p in placed] == [1, 10, 20, 21, 40]
     assert json.loads(planes.request_of(placed[0])) == sidecar["request"]
     assert scene.frame_current == 13
 
@@ -116,7 +118,7 @@ def test_a_second_run_sends_and_draws_nothing(make, scene, server):
     before = [p.name for p in planes.planes(scene)]
     second = make()
     assert run(second) == "done"
-    assert states(second) == ["kept"] * 4
+    assert states(second) == ["kept"] * 5
     assert (second.bytes_sent, server.image_bytes(), len(server.jobs)) == (0, sent, jobs)
     assert [p.name for p in planes.planes(scene)] == before
 
@@ -139,7 +141,7 @@ def test_a_damaged_file_is_drawn_again(make, server):
     path.write_bytes(path.read_bytes()[:-20])
     second = make(place=False)
     run(second)
-    assert states(second) == ["kept", "done", "kept", "kept"]
+    assert states(second) == ["kept", "done", "kept", "kept", "kept"]
     png.decode(path.read_bytes())
 
 
@@ -160,7 +162,7 @@ def test_the_scene_is_as_it_was_after_a_render_without_planes(make, scene):
 
 @pytest.mark.parametrize("when", ["planning", "capturing", "drawing"])
 def test_a_cancel_is_exact_at_every_stage(make, scene, server, when):
-    server.release.clear()
+    server.hold()
     other = server.add_job(
         {"client_key": "other", "title": "", "keyframes": [{"shot": "x", "frame": 1, "take": 1}]}
     )
@@ -180,7 +182,7 @@ def test_a_cancel_is_exact_at_every_stage(make, scene, server, when):
 def test_a_cancel_keeps_what_is_drawn(make, server):
     session = make(place=False)
     run(session, until=lambda: any(i.state.value == "done" for i in session.items))
-    server.release.clear()
+    server.hold()
     session.cancel()
     run(session, 10)
     done = [i for i in session.items if i.state.value == "done"]
@@ -188,7 +190,7 @@ def test_a_cancel_keeps_what_is_drawn(make, server):
 
 
 def test_a_step_never_blocks_while_the_server_does(make, server):
-    server.release.clear()
+    server.hold()
     session = make(place=False)
     run(session, until=lambda: session.state.value == "drawing")
     longest = 0.0
@@ -198,7 +200,7 @@ def test_a_step_never_blocks_while_the_server_does(make, server):
         longest = max(longest, time.perf_counter() - start)
         time.sleep(0.002)
     assert longest < 0.05
-    server.release.set()
+    server.release()
     assert run(session) == "done"
 
 
@@ -215,12 +217,12 @@ def test_a_keyframe_that_keeps_failing_is_said_and_the_others_stay(make, server)
     session = make(place=False, retries=0)
     assert run(session) == "failed"
     assert session.failure.value == "keyframes"
-    assert states(session) == ["done", "failed", "done", "done"]
+    assert states(session) == ["done", "failed", "done", "done", "done"]
     assert "frame 10: The artist broke a pencil." in session.message
     assert session.fix == "Try again."
     second = make(place=False)
     assert run(second) == "done"
-    assert states(second) == ["kept", "done", "kept", "kept"]
+    assert states(second) == ["kept", "done", "kept", "kept", "kept"]
 
 
 def test_no_server_is_said(make):
@@ -233,10 +235,9 @@ def test_no_server_is_said(make):
 
 
 def test_a_server_lost_for_good_keeps_what_is_drawn(make, server):
-    session = make(place=False)
-    session._network._patience = 0.2
+    session = make(place=False, patience=0.2)
     run(session, until=lambda: any(i.state.value == "done" for i in session.items))
-    server.release.clear()
+    server.hold()
     server.stop()
     assert run(session, 30) in ("failed", "done")
     done = [i for i in session.items if i.state.value == "done"]
@@ -273,7 +274,7 @@ def test_one_shot_that_cannot_be_captured_does_not_stop_the_others(make, scene):
     bpy.data.objects.remove(scene.objects["Camera 010"])
     session = make(shots, place=False)
     assert run(session) == "failed"
-    assert states(session) == ["failed"] * 3 + ["done"]
+    assert states(session) == ["failed"] * 3 + ["done"] * 2
     assert "Camera 010" in session.message
 
 
@@ -288,6 +289,6 @@ def test_a_run_leaves_its_record(make):
     session = make(place=False)
     run(session)
     record = json.loads((session.run_folder / "run.json").read_text())
-    assert record["state"] == "done" and len(record["keyframes"]) == 4
+    assert record["state"] == "done" and len(record["keyframes"]) == 5
     job = json.loads((session.run_folder / "010.json").read_text())
     assert [k["frame"] for k in job["keyframes"]] == [1, 10, 20]
