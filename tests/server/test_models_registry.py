@@ -200,3 +200,64 @@ def test_tokenizer_for_single_files_has_clips_numbers():
 
     ids = clip_tokenizer.make("!")("a photo of a cat", padding="max_length").input_ids
     assert ids[:8] == [49406, 320, 1125, 539, 320, 2368, 49407, 0] and len(ids) == 77
+
+
+def test_lora_names_of_the_real_sdxl():
+    """All attention and feed-forward modules; spot checks against names in published files."""
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+    from onmodel.models.lora_names import sdxl_sites
+
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(
+            read_json(configs_folder / "sdxl-base-1.0/unet/config.json")
+        )
+    sites = sdxl_sites({"unet": unet})
+    known = {
+        "input_blocks_4_1_transformer_blocks_0_attn1_to_k": (
+            "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k"
+        ),
+        "input_blocks_8_1_transformer_blocks_9_ff_net_0_proj": (
+            "down_blocks.2.attentions.1.transformer_blocks.9.ff.net.0.proj"
+        ),
+        "middle_block_1_proj_in": "mid_block.attentions.0.proj_in",
+        "middle_block_2_out_layers_3": "mid_block.resnets.1.conv2",
+        "output_blocks_2_1_transformer_blocks_3_attn2_to_out_0": (
+            "up_blocks.0.attentions.2.transformer_blocks.3.attn2.to_out.0"
+        ),
+        "output_blocks_5_1_proj_out": "up_blocks.1.attentions.2.proj_out",
+        "input_blocks_3_0_op": "down_blocks.0.downsamplers.0.conv",
+        "output_blocks_2_2_conv": "up_blocks.0.upsamplers.0.conv",
+        "input_blocks_7_0_skip_connection": "down_blocks.2.resnets.0.conv_shortcut",
+        "output_blocks_8_0_emb_layers_1": "up_blocks.2.resnets.2.time_emb_proj",
+        "time_embed_0": "time_embedding.linear_1",
+        "label_emb_0_2": "add_embedding.linear_2",
+    }
+    for name, module in known.items():
+        assert sites[f"unet.{name}"].module == module
+    modules = {site.module for site in sites.values()}
+    originals = {site.module for n, site in sites.items() if "_blocks_" in n and "attn" in n}
+    # 70 transformer blocks of 8 attention and 2 feed-forward layers; in and out of 11 stacks.
+    assert sum("transformer_blocks" in m for m in modules) == 700
+    assert sum(".attn" in m for m in originals) == 560
+
+
+def test_a_folder_that_lacks_a_part_reaches_for_no_hub(data, tmp_path, monkeypatch):
+    import socket
+
+    from onmodel.models import family, memory
+
+    def no_network(*_):
+        raise AssertionError("a model folder must never lead to the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    for part in ("tokenizer_2", "text_encoder", "unet"):
+        folder = tmp_path / part / "models" / "tiny"
+        shutil.copytree(data / "models" / "tiny", folder)
+        for file in (folder / part).iterdir():
+            if not (part == "unet" and file.name == "config.json"):
+                file.unlink()
+        found = registry(tmp_path / part).find("tiny")
+        with pytest.raises(ModelError, match="“tiny” cannot be loaded") as caught:
+            family.load(found, memory.Place("cpu", "float32", "cpu", 1 << 30))
+        assert "Nothing is fetched from a hub" in caught.value.fix
