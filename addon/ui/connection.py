@@ -204,7 +204,9 @@ def is_loopback(url: str) -> bool:
 def _look() -> float:
     before = (connection.link, connection.message)
     connection.tick()
-    if before != (connection.link, connection.message) or connection.busy:
+    if before != (connection.link, connection.message):
+        text.redraw_twice()
+    elif connection.busy:
         text.redraw()
     return quick if connection.busy else slow
 

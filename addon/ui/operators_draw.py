@@ -167,7 +167,7 @@ class ONMODEL_OT_draw(bpy.types.Operator):
     def _end(self, context: bpy.types.Context, run: drawing.Drawing) -> set[str]:
         run.finish()
         drawing.end()
-        text.redraw()
+        text.redraw_twice()
         session = run.session
         if session.state is State.failed:
             self.report({"ERROR"}, f"{session.message} {session.fix}".strip())

@@ -106,11 +106,14 @@ class ONMODEL_PT_draw(Sidebar, bpy.types.Panel):
         if run.active:
             _draw_running(layout)
             return
+        placed = shots.place(scene)
+        if not placed:
+            text.wrapped(layout, "Nothing to draw yet. Make a shot first.", icon="INFO")
+            return
         found = problems.validate(scene)
         errors = [p for p in found if p.level == "error"]
         buttons = layout.column()
         buttons.enabled = not errors
-        placed = shots.place(scene)
         wanted = [p for p in placed if p.row is None or p.row.enabled]
         count = sum(len(p.shot.keyframes) for p in wanted if p.shot)
         active = shots.active_row(scene)

@@ -49,7 +49,7 @@ def _draw_keyframe(
     image = image_of(scene, key)
     preview = image.preview_ensure() if image is not None else None
     if preview is not None:
-        layout.template_icon(icon_value=preview.icon_id, scale=8.0)
+        layout.template_icon(icon_value=preview.icon_id, scale=6.5)
     takes = planes.takes(scene, key.shot, key.frame)
     row = layout.row(align=True)
     row.label(text="Takes")
@@ -77,9 +77,7 @@ def _draw_all(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
     found = next((c for c in scene.collection.children if c.get("onmodel_planes")), None)
     row = layout.row(align=True)
     if found is not None:
-        row.prop(
-            found, "hide_viewport", text="Show", toggle=True, invert_checkbox=True, icon="HIDE_OFF"
-        )
+        row.prop(found, "hide_viewport", text="Show", toggle=True, invert_checkbox=True)
     for percent in (50, 100):
         row.operator("onmodel.planes_opacity", text=f"{percent} %").opacity = percent / 100
     layout.operator("onmodel.strips_place", icon="SEQUENCE")

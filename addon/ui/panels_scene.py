@@ -149,10 +149,12 @@ class ONMODEL_PT_cast_rig(_OfCharacter, bpy.types.Panel):
         for index, joint in enumerate(member.joints):
             row = column.row(align=True)
             row.prop(joint, "joint", text="")
-            row.prop(joint, "bone", text="", icon="BONE_DATA")
-            row.prop(joint, "end", text="")
             button = row.operator("onmodel.row_remove", text="", icon="X")
             button.of, button.index = "joints", index
+            row = column.row(align=True)
+            row.prop(joint, "bone", text="", icon="BONE_DATA")
+            row.prop(joint, "end", text="")
+            column.separator(factor=0.5)
         layout.operator("onmodel.row_add", text="Bind a Joint by Hand", icon="ADD").of = "joints"
         layout.separator()
         column = layout.column(align=True)
@@ -309,9 +311,7 @@ class ONMODEL_PT_shot_settings(Sidebar, bpy.types.Panel):
         marker = shots.find(scene, row.uid).marker
         layout.prop(marker, "camera")
         _draw_own(layout, row, "use_seed", "Seed", ["seed"])
-        render = scene.render
-        size = f"Size ({render.resolution_x}\N{MULTIPLICATION SIGN}{render.resolution_y})"
-        _draw_own(layout, row, "use_resolution", size, ["width", "height"])
+        _draw_own(layout, row, "use_resolution", "Size", ["width", "height"])
         _draw_own(layout, row, "use_handles", "Handles", ["handles"])
         layout.prop(row, "takes")
 

@@ -22,6 +22,7 @@ from . import (
     panels_scene,
     preferences,
     server_menus,
+    text,
 )
 
 _modules = (
@@ -55,6 +56,8 @@ def unregister() -> None:
     drawing.before_load()
     connection.close()
     lists.forget()
+    if bpy.app.timers.is_registered(text.redraw):
+        bpy.app.timers.unregister(text.redraw)
     for module in reversed(_modules):
         for cls in reversed(module.classes):
             bpy.utils.unregister_class(cls)

@@ -79,3 +79,10 @@ def redraw() -> None:
                 for region in area.regions:
                     if region.type == "UI":
                         region.tag_redraw()
+
+
+def redraw_twice() -> None:
+    """Have the sidebars drawn now and once more: a panel that grew gets its room only then."""
+    redraw()
+    if not bpy.app.background and not bpy.app.timers.is_registered(redraw):
+        bpy.app.timers.register(redraw, first_interval=0.2)
