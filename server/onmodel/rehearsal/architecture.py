@@ -4,7 +4,8 @@
 Two CLIP text encoders of different widths, a UNet with SDXL's added embeddings, a union ControlNet
 with the usual order of types, an 8-channel VAE at a factor of 8, v prediction with a zero terminal
 SNR. Everything is stock diffusers and transformers: a folder of these parts loads with
-`StableDiffusionXLControlNetUnionPipeline.from_pretrained` and nothing of ours.
+`StableDiffusionXLControlNetUnionPipeline.from_pretrained` and nothing of ours. (Their classes have
+no types that mypy can use, hence Any.)
 """
 
 from __future__ import annotations
@@ -67,16 +68,17 @@ tiny = Sizes(
 """For tests."""
 
 
-def make_tokenizer() -> CLIPTokenizer:
+def make_tokenizer() -> Any:
     """CLIP's tokenizer with CLIP's token numbers."""
     with gzip.open(vocabulary, "rt", encoding="utf-8") as lines:
         merges = [line.rstrip("\n") for line in lines][1 : _merge_count + 1]
     letters = list(_byte_letters().values())
     words = [*letters, *(x + "</w>" for x in letters), *("".join(m.split()) for m in merges)]
     words += ["<|startoftext|>", "<|endoftext|>"]
+    pairs: Any = [tuple(m.split()) for m in merges]
     return CLIPTokenizer(
         vocab={word: i for i, word in enumerate(words)},
-        merges=[tuple(m.split()) for m in merges],
+        merges=pairs,
         model_max_length=token_limit,
         pad_token="<|endoftext|>",
     )
@@ -94,7 +96,7 @@ def _byte_letters() -> dict[int, str]:
     return out
 
 
-def make_vae(sizes: Sizes) -> AutoencoderKL:
+def make_vae(sizes: Sizes) -> Any:
     """The autoencoder. Its latents are about unit variance as they are: scaling_factor is 1."""
     count = len(sizes.vae)
     return AutoencoderKL(
@@ -113,13 +115,15 @@ def make_vae(sizes: Sizes) -> AutoencoderKL:
 
 def make_text_encoders(
     sizes: Sizes, words: int = full_vocabulary, end: int = end_token
-) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+) -> tuple[Any, Any]:
     """SDXL's pair: hidden states of both, and the second one's pooled projection, are used.
 
     words, end: the size of the vocabulary and the number of its end token.
     """
 
     def config(width: int) -> CLIPTextConfig:
+        # The CPU's fused attention is slow backwards.
+        eager: dict[str, Any] = {"attn_implementation": "eager"}
         return CLIPTextConfig(
             vocab_size=words,
             hidden_size=width,
@@ -132,8 +136,7 @@ def make_text_encoders(
             bos_token_id=start_token if words == full_vocabulary else end - 1,
             eos_token_id=end,
             pad_token_id=end,
-            # The CPU's fused attention is slow backwards.
-            attn_implementation="eager",
+            **eager,
         )
 
     first, second = sizes.text
@@ -158,7 +161,7 @@ def _shared(sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def make_unet(sizes: Sizes) -> UNet2DConditionModel:
+def make_unet(sizes: Sizes) -> Any:
     """The denoiser."""
     deep = len(sizes.unet) - 1
     return UNet2DConditionModel(
@@ -169,14 +172,14 @@ def make_unet(sizes: Sizes) -> UNet2DConditionModel:
     )
 
 
-def make_controlnet(sizes: Sizes) -> ControlNetUnionModel:
+def make_controlnet(sizes: Sizes) -> Any:
     """The union ControlNet.
 
     Its outputs start small instead of at zero: it learns together with the UNet from the first
     step, there is no trained UNet whose drawings it could spoil.
     """
     width = sizes.unet[0]
-    model = ControlNetUnionModel(
+    model: Any = ControlNetUnionModel(
         conditioning_embedding_out_channels=sizes.hint,
         num_control_type=6,
         num_trans_channel=width,
@@ -193,7 +196,7 @@ def make_controlnet(sizes: Sizes) -> ControlNetUnionModel:
     return model
 
 
-def make_scheduler() -> EulerDiscreteScheduler:
+def make_scheduler() -> Any:
     """SDXL's noise schedule, brought to zero terminal SNR, with v prediction."""
     return EulerDiscreteScheduler(
         beta_schedule="scaled_linear",
@@ -217,6 +220,7 @@ class Denoiser(torch.nn.Module):
     def __init__(self, sizes: Sizes, tokens: Sequence[int]) -> None:
         super().__init__()
         self.sizes = sizes
+        self.place: torch.Tensor
         self.tokens = [*sorted(set(tokens) - {start_token, end_token}), start_token, end_token]
         place = torch.full((full_vocabulary,), -1, dtype=torch.int64)
         place[self.tokens] = torch.arange(len(self.tokens))
@@ -239,7 +243,7 @@ class Denoiser(torch.nn.Module):
         both = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return both, second.text_embeds
 
-    def full_encoders(self) -> tuple[CLIPTextModel, CLIPTextModelWithProjection]:
+    def full_encoders(self) -> tuple[Any, Any]:
         """The text encoders with CLIP's whole vocabulary; words never met keep random rows."""
         torch.manual_seed(0)
         pair = make_text_encoders(self.sizes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,15 +92,17 @@ def maps_of(arrays: dict[str, Array], description: dict[str, Any]) -> dict[str, 
     near, far = depth_range([z])
     near, far = near * float(rng.uniform(0.8, 1.0)), far * float(rng.uniform(0.95, 1.3))
     people = sorted(description["people"], key=lambda p: -p["distance"])
-    poses = [
-        Pose(**{part: [Keypoint(*p) for p in points] for part, points in one["pose"].items()})
-        for one in people
-    ]
+    poses = [_pose(one["pose"]) for one in people]
     return {
         "pose": draw_pose(poses, width, height),
         "depth": depth_map(z, near, far),
         "normal": arrays["normal"],
     }
+
+
+def _pose(parts: dict[str, list]) -> Pose:
+    points: dict[str, Any] = {k: [Keypoint(*p) for p in rows] for k, rows in parts.items()}
+    return Pose(**points)
 
 
 def words_of(description: dict[str, Any]) -> Words:
@@ -116,14 +119,18 @@ def _half(values: torch.Tensor) -> torch.Tensor:
 
 
 def pack(samples: Path, shards: Path, basis: PatchBasis) -> None:
-    """Make the shards of all complete runs of 256 sample numbers that have none yet."""
+    """Make the shards of all complete runs of 256 sample numbers that have none yet.
+
+    An unfinished run is complete when its last sample is five minutes old.
+    """
     shards.mkdir(parents=True, exist_ok=True)
     numbers = sample_numbers(samples)
     for first in sorted({n // shard_size * shard_size for n in numbers}):
         done = shards / f"{first:06d}.done"
         group = [n for n in numbers if first <= n < first + shard_size]
-        # A run is complete when all are there, or when its maker has gone on behind it.
-        complete = len(group) == shard_size or first + shard_size in numbers
+        # A run is complete when all are there, or when nobody adds to it any more.
+        age = time.time() - (samples / f"{group[-1]:06d}.json").stat().st_mtime
+        complete = len(group) == shard_size or age > 300
         if done.exists() or not complete:
             continue
         _pack_run(samples, shards, basis, first, group)
@@ -139,7 +146,7 @@ def _pack_run(samples: Path, shards: Path, basis: PatchBasis, first: int, group:
         row: dict[str, Any] = {"rgb": arrays["rgb"], **maps_of(arrays, description)}
         row["owners"] = np.stack([owner == i + 1 for i in range(people_limit)])
         row["words"] = words_of(description)
-        buckets.setdefault(owner.shape, []).append(row)
+        buckets.setdefault((owner.shape[0], owner.shape[1]), []).append(row)
     for size, rows in buckets.items():
         for scale in (1, 2):
             shard = _make_shard(rows, basis, size, scale)
@@ -162,7 +169,8 @@ def _make_shard(
     if scale == 2:
         maps = {k: _half(v) for k, v in maps.items()}
     owners = torch.from_numpy(np.stack([r["owners"] for r in rows])).float()
-    shares = F.adaptive_avg_pool2d(owners, latents.shape[-2:]) * 255
+    cells = (latents.shape[-2], latents.shape[-1])
+    shares = F.adaptive_avg_pool2d(owners, cells) * 255
     words = [r["words"] for r in rows]
     return Shard(latents.half(), maps, shares.round().to(torch.uint8), words, size)
 
@@ -182,7 +190,7 @@ def merge(shards: Sequence[Shard]) -> list[Shard]:
     """One shard per canvas size, largest first."""
     by_size: dict[tuple[int, int], list[Shard]] = {}
     for shard in shards:
-        by_size.setdefault(tuple(shard.size), []).append(shard)
+        by_size.setdefault((shard.size[0], shard.size[1]), []).append(shard)
     merged = [
         Shard(
             latents=torch.cat([s.latents for s in group]),

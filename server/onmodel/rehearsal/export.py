@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 
 from onmodel.rehearsal import data
 from onmodel.rehearsal.architecture import (
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 weights_folder = Path(__file__).parent / "weights"
 
 
-def export(trainer: Trainer, vae: AutoencoderKL, out: Path) -> int:
+def export(trainer: Trainer, vae: Any, out: Path) -> int:
     """Write the running averages to the folder `out`; returns its size in bytes."""
     out.mkdir(parents=True, exist_ok=True)
     average = trainer.average
@@ -67,7 +66,7 @@ def _save(part: Any, state: dict[str, torch.Tensor], folder: Path) -> None:
     save_file(state, folder / name, metadata={"format": "pt"})
 
 
-def load_vae(folder: Path) -> AutoencoderKL:
+def load_vae(folder: Path) -> Any:
     """The trained autoencoder of a training folder."""
     state = torch.load(folder / "vae.pt", weights_only=True)
     vae = make_vae(Sizes(**state["sizes"])).eval()

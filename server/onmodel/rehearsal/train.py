@@ -60,15 +60,21 @@ class Plan:
         return 2 if step < self.small else 1
 
 
+def _channels_last(model: Denoiser) -> Denoiser:
+    """Convolutions are faster so on a CPU."""
+    out: Denoiser = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return out
+
+
 class Trainer:
     """The denoiser, its running average and its optimizer, at a step."""
 
     def __init__(self, sizes: Sizes, vocabulary: list[int]) -> None:
         torch.manual_seed(1)
         self.sizes = sizes
-        self.model = Denoiser(sizes, vocabulary).to(memory_format=torch.channels_last)
+        self.model = _channels_last(Denoiser(sizes, vocabulary))
         use_regions(self.model.unet, self.model.controlnet)
-        self.average = Denoiser(sizes, vocabulary).to(memory_format=torch.channels_last)
+        self.average = _channels_last(Denoiser(sizes, vocabulary))
         use_regions(self.average.unet, self.average.controlnet)
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
@@ -128,6 +134,45 @@ class Trainer:
         out.step, out.seen = state["step"], state["seen"]
         return out
 
+    def learn_words(self, vocabulary: list[int]) -> Trainer:
+        """A trainer at the same step that also has rows for these tokens."""
+        missing = set(vocabulary) - set(self.model.tokens)
+        if not missing:
+            return self
+        out = Trainer(self.sizes, [*self.model.tokens, *vocabulary])
+        place = out.model.place[self.model.tokens]
+        for mine, theirs in ((self.model, out.model), (self.average, out.average)):
+            state = theirs.state_dict()
+            for name, value in mine.state_dict().items():
+                state[name] = _rows(name, value, state[name], place)
+            theirs.load_state_dict(state)
+        names = [name for name, _ in self.model.named_parameters()]
+        kept = self.optimizer.state_dict()
+        for number, values in kept["state"].items():
+            rows = len(out.model.tokens)
+            for key, value in values.items():
+                if value.ndim == 2 and names[number].endswith(_table):
+                    empty = value.new_zeros(rows, value.shape[1])
+                    values[key] = _rows(names[number], value, empty, place)
+        out.optimizer.load_state_dict(kept)
+        out.step, out.seen = self.step, self.seen
+        log.info("%d new words", len(missing))
+        return out
+
+
+_table = "token_embedding.weight"
+
+
+def _rows(
+    name: str, value: torch.Tensor, larger: torch.Tensor, place: torch.Tensor
+) -> torch.Tensor:
+    """`value`, or for a table of words: `larger` with its rows at `place`."""
+    if not name.endswith(_table):
+        return value
+    out = larger.clone()
+    out[place] = value
+    return out
+
 
 def vocabulary_of(shards: list[data.Shard]) -> list[int]:
     """CLIP's numbers of all tokens in these captions."""
@@ -159,7 +204,9 @@ def held_out(shards: list[data.Shard], count: int) -> tuple[data.Shard, torch.Te
     shard = shards[0]
     two = [i for i, w in enumerate(shard.words) if len(w.people) > 1]
     one = [i for i, w in enumerate(shard.words) if len(w.people) == 1]
-    index = [*one[: count - count // 2], *two[: count // 2]]
+    half = count // 2
+    index = [*one[:: max(1, len(one) // (count - half))][: count - half]]
+    index += two[:: max(1, len(two) // half)][:half]
     return shard, torch.tensor(index)
 
 
@@ -190,11 +237,11 @@ def run(folder: Path, plan: Plan, sizes: Sizes, minutes: float, sheet_minutes: f
     if not training[1]:
         log.error("There are no shards in %s. Make samples and pack them first.", folder)
         return 2
-    kept = data.merge(data.load_shards(folder / "shards", 1, first_held_out, 10**9))
-    if path.exists():
-        trainer = Trainer.load(path)
-    else:
-        trainer = Trainer(sizes, vocabulary_of([*training[1], *kept]))
+    kept = {
+        s: data.merge(data.load_shards(folder / "shards", s, first_held_out, 10**9)) for s in (1, 2)
+    }
+    words = vocabulary_of([*training[1], *kept[1]])
+    trainer = Trainer.load(path).learn_words(words) if path.exists() else Trainer(sizes, words)
     count = sum(len(s) for s in training[1])
     log.info("%d samples, step %d of %d", count, trainer.step, plan.steps)
     begun = saved = shown = time.monotonic()
@@ -222,10 +269,11 @@ def run(folder: Path, plan: Plan, sizes: Sizes, minutes: float, sheet_minutes: f
             if now - saved > 180:
                 trainer.save(path)
                 saved = now
-            if kept and now - shown > sheet_minutes * 60:
-                sheets = folder / "sheets"
-                sheets.mkdir(exist_ok=True)
-                make_sheet(trainer, kept, decoder(folder), sheets / f"{trainer.step:06d}.png")
+            if kept[1] and now - shown > sheet_minutes * 60:
+                path_now = folder / "sheets" / f"{trainer.step:06d}.png"
+                path_now.parent.mkdir(exist_ok=True)
+                scale = plan.scale_at(trainer.step)
+                make_sheet(trainer, kept[scale], decoder(folder), path_now)
                 shown = time.monotonic()
     trainer.save(path)
     log.info("stopped at step %d, loss %.4f", trainer.step, smooth or float("nan"))

@@ -35,9 +35,9 @@ class Plan:
     quarter: there larger parts are
     shown, since the norms see all of a picture at once."""
 
-    steps: int = 2500
+    steps: int = 1800
     crops: tuple[int, int] = (128, 192)
-    batches: tuple[int, int] = (8, 4)
+    batches: tuple[int, int] = (4, 2)
     rate: float = 2e-3
     encoder_every: int = 4
 
