@@ -89,13 +89,22 @@ def _from_folder(entry: ModelEntry, place: Place) -> Parts:
             read(CLIPTextModelWithProjection, "text_encoder_2", dtype),
         ],
         tokenizers=[
-            CLIPTokenizer.from_pretrained(str(folder / name), local_files_only=True)
+            CLIPTokenizer.from_pretrained(str(_tokenizer(folder / name)), local_files_only=True)
             for name in ("tokenizer", "tokenizer_2")
         ],
         controlnet=_controlnet(entry, dtype),
         scheduler=entry.found.scheduler,
         zero_empty=bool(index.get("force_zeros_for_empty_prompt", True)),
     )
+
+
+def _tokenizer(folder: Path) -> Path:
+    """The folder, if it holds a tokenizer: without its files transformers makes an empty one."""
+    if (folder / "tokenizer.json").is_file():
+        return folder
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return folder
+    raise OSError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt.")
 
 
 def _from_file(entry: ModelEntry, place: Place) -> Parts:
