@@ -132,13 +132,18 @@ def find_head(
 
     triangles_world: (T, 3, 3) of the head's meshes. skull: (T,) bool, those that count for
     `visible`: hair that falls behind the shoulders is not a head that something covers.
-    whole_objects: indices on `passes.ids` of
-    objects that are head altogether (hair strands, that have no triangles, too). own: (H, W) bool,
-    the character's visible pixels.
+    whole_objects: indices on `passes.ids` of objects that are head altogether (hair strands, that
+    have no triangles, too). own: (H, W) bool, the character's visible pixels.
     """
     height, width = own.shape
     seen = np.isin(passes.ids, list(whole_objects)) if whole_objects else np.zeros_like(own)
     share = float(seen.any())
+    reach = np.empty((0, 2))  # points that the box has to hold
+    if seen.any():
+        rows, columns = np.nonzero(seen)
+        reach = np.array(
+            [(columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)], np.float64
+        )
     corners = view.project(triangles_world.reshape(-1, 3), width, height).reshape(-1, 3, 3)
     before = corners[:, :, 2].min(axis=1) > view.clip_start
     corners, skull = corners[before], skull[before]
@@ -146,19 +151,13 @@ def find_head(
         perspective = view.projection == "perspective"
         seen_hair = raster.cover(corners[~skull], passes.z, perspective, view.clip_start)[1]
         covered, nearest = raster.cover(corners[skull], passes.z, perspective, view.clip_start)
-        seen_skull = nearest & own
+        seen = seen | ((nearest | seen_hair) & own)
         if covered.any():
-            share = int((covered & (seen | seen_skull | (seen_hair & own))).sum()) / int(
-                covered.sum()
-            )
-        seen = seen | seen_skull | (seen_hair & own)
-        low, high = corners[:, :, :2].min(axis=(0, 1)), corners[:, :, :2].max(axis=(0, 1))
-    elif seen.any():
-        rows, columns = np.nonzero(seen)
-        low = np.array([columns.min(), rows.min()], float)
-        high = np.array([columns.max() + 1, rows.max() + 1], float)
-    else:
+            share = int((covered & seen).sum()) / int(covered.sum())
+        reach = np.concatenate([reach, corners[:, :, :2].reshape(-1, 2)])
+    if not len(reach):
         return None
+    low, high = reach.min(axis=0), reach.max(axis=0)
     return CapturedHead(
         box=Box(*(round(float(v), 3) for v in (low[0], low[1], *(high - low)))),
         yaw=round(yaw_pitch[0], 2),

@@ -346,6 +346,46 @@ def test_head_region(empty_scene):
     assert 0.4 < capture(empty_scene, camera, [person]).heads["A"].visible < 0.6
 
 
+def test_hair_strands_on_the_head_are_head(empty_scene):
+    from mathutils import Matrix
+
+    person = cs.make_person("A")
+    camera = film("plain", (0, -4, 1.6), (0, 0, 1.6))
+    bald = capture(empty_scene, camera, [person]).heads["A"]
+    strands = bpy.data.hair_curves.new("Hair")
+    strands.add_curves([4] * 60)
+    places = [(-0.1 + i / 300, -0.02, 1.78 + 0.05 * j) for i in range(60) for j in range(4)]
+    strands.attributes["position"].data.foreach_set("vector", np.ravel(places))
+    radius = strands.attributes.get("radius") or strands.attributes.new("radius", "FLOAT", "POINT")
+    radius.data.foreach_set("value", np.full(240, 0.005))
+    hair = bpy.data.objects.new("Hair", strands)
+    empty_scene.collection.objects.link(hair)
+    hair.parent, hair.parent_type = person.armature, "BONE"
+    hair.parent_bone = "mixamorig:Head"
+    bpy.context.view_layer.update()
+    hair.matrix_world = Matrix.Identity(4)
+    person.meshes.append(hair)
+    keyframe = capture(empty_scene, camera, [person])
+    head = keyframe.heads["A"]
+    assert head.box.y < bald.box.y - 5
+    assert np.nonzero(head.mask)[0].min() == np.nonzero(keyframe.masks["A"])[0].min()
+    assert abs(np.nonzero(head.mask)[0].min() - head.box.y) < 1
+
+
+def test_fog_hides_nobody(empty_scene):
+    person = cs.make_person("A")
+    fog = cs.make_box("Fog", (0, -1, 1), (4, 0.5, 4))
+    material = bpy.data.materials.new("Fog")
+    if bpy.app.version < (5, 0, 0):
+        material.use_nodes = True
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    nodes.clear()
+    volume, output = nodes.new("ShaderNodeVolumePrincipled"), nodes.new("ShaderNodeOutputMaterial")
+    links.new(volume.outputs[0], output.inputs["Volume"])
+    fog.data.materials.append(material)
+    assert capture(empty_scene, film(), [person]).present == ["A"]
+
+
 def test_marked_vertices_give_head_and_face(empty_scene):
     person = cs.make_person("A")
     mesh = person.meshes[0].data
