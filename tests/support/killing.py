@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support import keyframes
-from tests.support.server import RunningServer, send_images, wait_job
+from tests.support.server import RunningServer, send_images, wait_for, wait_job
 
 keyframes_per_moment = 10
 """Enough that work is left at every kill."""
@@ -70,7 +70,11 @@ def kill_at_random(folder: Path, moments: int, seed: int) -> Outcome:
         outcome.keyframes = len(wanted)
         kept: dict[str, str] = {}
         for moment in range(moments):
-            time.sleep(rng.uniform(0.0, 1.2))
+            if moment % 4:
+                # Else most kills would hit a process that is still starting: that is every fourth.
+                drawn = log_size(log)
+                wait_for(lambda drawn=drawn: log_size(log) > drawn, "nothing is drawn", 60)
+            time.sleep(rng.uniform(0.0, 0.8))
             worker = server.worker_pid()
             if moment % 2 and worker is not None:
                 os.kill(worker, signal.SIGKILL)
@@ -95,6 +99,11 @@ def kill_at_random(folder: Path, moments: int, seed: int) -> Outcome:
     count_draws(outcome, log, server.data)
     outcome.seconds = time.monotonic() - begun
     return outcome
+
+
+def log_size(log: Path) -> int:
+    """Bytes of the artist's log so far."""
+    return log.stat().st_size if log.exists() else 0
 
 
 def count_lost(before: dict[str, str], now: dict[str, str]) -> int:
