@@ -11,6 +11,7 @@ import pytest
 from tests.support.killing import kill_at_random
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_kills_lose_nothing_and_draw_nothing_twice(tmp_path: Path) -> None:
     outcome = kill_at_random(tmp_path, moments=4, seed=3)
