@@ -315,7 +315,8 @@ class Client:
                     f"{self.timeout:g} seconds.",
                     "It may be overloaded: try again, or restart the server.",
                 ) from None
-            except requests.ConnectionError as error:
+            except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+                # The latter is requests' name for an answer that breaks off in the middle.
                 log.info("%s %s, attempt %d: %s", method, path, attempt, error)
                 if attempt == 2:
                     raise gone(self.url) from None

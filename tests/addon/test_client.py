@@ -119,6 +119,23 @@ def test_a_silent_server_is_said():
             Client(f"http://127.0.0.1:{deaf.getsockname()[1]}", "t", timeout=0.2).info()
 
 
+def test_a_server_that_dies_in_the_middle_of_an_answer_is_said():
+    with socket.socket() as dying:
+        dying.bind(("127.0.0.1", 0))
+        dying.listen()
+
+        def answer():
+            for _ in range(2):
+                connection, _ = dying.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(ServerGone, match="does not answer"):
+            Client(f"http://127.0.0.1:{dying.getsockname()[1]}", "t").job("a")
+
+
 def test_the_servers_own_reason_comes_through(client):
     with pytest.raises(Refused) as raised:
         client.job("nonesuch")
