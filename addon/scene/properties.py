@@ -52,15 +52,15 @@ def _search_presets(self: object, _context: object, _text: str) -> list[str]:
 
 
 def _search_joints(_self: object, _context: object, _text: str) -> list[str]:
-    from . import cast
+    from .cast import joint_names
 
-    return cast.joint_names()
+    return joint_names()
 
 
 def _search_bones(self: bpy.types.PropertyGroup, _context: object, _text: str) -> list[str]:
-    from . import cast
+    from .cast import bones_beside
 
-    return cast.bones_beside(self)
+    return bones_beside(self)
 
 
 def _shot_renamed(self: bpy.types.PropertyGroup, _context: object) -> None:

@@ -211,7 +211,7 @@ class Drawing:
             doing = "Starting the server"
         where = f" {now.shot}" if now and session.state is State.drawing else ""
         run.words = f"{doing}{where}  \N{BULLET}  {through} of {len(session.items)}"
-        run.detail = session.message if self.holds_input else ""
+        run.detail = f"{session.message} Esc cancels." if self.holds_input else ""
 
 
 _through = (ItemState.done, ItemState.kept)

@@ -96,6 +96,7 @@ class ONMODEL_OT_draw(bpy.types.Operator):
         if self._begin(context) is None:
             return {"CANCELLED"}
         connection.watch()
+        text.show_pictures(context.window)
         manager = context.window_manager
         self._timer = manager.event_timer_add(tick_seconds, window=context.window)
         manager.modal_handler_add(self)
@@ -109,8 +110,8 @@ class ONMODEL_OT_draw(bpy.types.Operator):
             run.cancel()
             return {"RUNNING_MODAL"}
         if event.type != "TIMER":
-            # While maps are captured, a change of the scene or an undo would be in the pictures.
-            return {"RUNNING_MODAL" if run.holds_input else "PASS_THROUGH"}
+            held = run.holds_input and not _is_harmless(context, event)
+            return {"RUNNING_MODAL" if held else "PASS_THROUGH"}
         until = time.perf_counter() + tick_budget
         ended = run.tick()
         while not ended and time.perf_counter() < until and run.session.state is State.capturing:
@@ -119,7 +120,6 @@ class ONMODEL_OT_draw(bpy.types.Operator):
         if not ended:
             return {"PASS_THROUGH"}
         result = self._end(context, run)
-        text.show_pictures(context.window)
         bpy.ops.ed.undo_push(message="Draw Keyframes")
         return self._stop(context, result)
 
@@ -180,6 +180,34 @@ class ONMODEL_OT_draw(bpy.types.Operator):
             context.window_manager.event_timer_remove(self._timer)
             self._timer = None
         return result
+
+
+def _is_harmless(context: bpy.types.Context, event: bpy.types.Event) -> bool:
+    """Whether an event may reach Blender while maps are captured.
+
+    A change of the scene would be in the pictures, and an undo would exchange it. Looking around
+    is harmless, and so is the mouse in the sidebar, where Cancel is.
+    """
+    if event.type in _looking_around:
+        return True
+    if event.type not in {"LEFTMOUSE", "RIGHTMOUSE"} or context.window is None:
+        return False
+    sidebars = [
+        region
+        for area in context.window.screen.areas
+        if area.type == "VIEW_3D"
+        for region in area.regions
+        if region.type == "UI"
+    ]
+    return any(
+        0 <= event.mouse_x - r.x < r.width and 0 <= event.mouse_y - r.y < r.height for r in sidebars
+    )
+
+
+_looking_around = {
+    *("MOUSEMOVE", "INBETWEEN_MOUSEMOVE", "MIDDLEMOUSE", "NDOF_MOTION"),
+    *("WHEELUPMOUSE", "WHEELDOWNMOUSE", "TRACKPADPAN", "TRACKPADZOOM", "WINDOW_DEACTIVATE"),
+}
 
 
 def _shot_at(scene: bpy.types.Scene, frame: int) -> tuple[Shot, int]:

@@ -59,12 +59,10 @@ def standing(scene: bpy.types.Scene, placed: shots.Placed) -> Standing:
 
 
 def draw_shot(layout: bpy.types.UILayout, scene: bpy.types.Scene, placed: shots.Placed) -> None:
-    """The icon of a shot in the list; a ring that fills while it is drawn."""
+    """The icon of a shot in the list, with how many keyframes are through while it is drawn."""
     now = standing(scene, placed)
-    if now.state == "drawing" and now.all:
-        layout.progress(text="", factor=max(now.done / now.all, 0.08), type="RING")
-    else:
-        layout.label(text="", icon=icons[now.state])
+    text = f"{now.done}/{now.all}" if now.state == "drawing" and now.all else ""
+    layout.label(text=text, icon=icons[now.state])
 
 
 def icon_of_character(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> str:

@@ -4,10 +4,10 @@
 import bpy
 import pytest
 
-import addon
 from addon.core.request import Lora, Sampling
 from addon.scene import cast, film, problems, shots
 from addon.scene.errors import SceneError
+from tests.blender import whole_addon
 
 mixamo = (
     ("Hips", None),
@@ -68,22 +68,21 @@ def make_mesh(name, rig=None, parent=None):
 @pytest.fixture
 def scene(empty_scene, tmp_path):
     """Ada (Mixamo bones; body, hair) in the cast, one shot with a prompt, an output folder."""
-    addon.register()
-    scene = bpy.context.scene
-    rig = make_rig("Ada_rig", [(f"mixamorig:{b}", p and f"mixamorig:{p}") for b, p in mixamo])
-    make_mesh("Body", rig)
-    hair = make_mesh("Hair", parent=rig)
-    hair.parent_type, hair.parent_bone = "BONE", "mixamorig:Head"
-    make_mesh("Ribbon", parent=hair)
-    make_mesh("Chair")
-    make_mesh("WGT-root", parent=rig).hide_render = True
-    camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
-    scene.collection.objects.link(camera)
-    shots.add_shot(scene, 1, camera).prompt = "a room"
-    scene.onmodel.output = str(tmp_path)
-    cast.add_character(scene, bpy.data.objects["Body"])
-    yield scene
-    addon.unregister()
+    with whole_addon.registered():
+        scene = bpy.context.scene
+        rig = make_rig("Ada_rig", [(f"mixamorig:{b}", p and f"mixamorig:{p}") for b, p in mixamo])
+        make_mesh("Body", rig)
+        hair = make_mesh("Hair", parent=rig)
+        hair.parent_type, hair.parent_bone = "BONE", "mixamorig:Head"
+        make_mesh("Ribbon", parent=hair)
+        make_mesh("Chair")
+        make_mesh("WGT-root", parent=rig).hide_render = True
+        camera = bpy.data.objects.new("Camera", bpy.data.cameras.new("Camera"))
+        scene.collection.objects.link(camera)
+        shots.add_shot(scene, 1, camera).prompt = "a room"
+        scene.onmodel.output = str(tmp_path)
+        cast.add_character(scene, bpy.data.objects["Body"])
+        yield scene
 
 
 def said(scene, **options):

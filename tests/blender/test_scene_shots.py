@@ -4,24 +4,23 @@
 import bpy
 import pytest
 
-import addon
 from addon.core.request import Size
 from addon.scene import settings_hash, shots
 from addon.scene.errors import SceneError
+from tests.blender import whole_addon
 
 
 @pytest.fixture
 def scene(empty_scene):
     """An empty film of 100 frames with two cameras and two shots: 010 (1-24), 020 (25-100)."""
-    addon.register()
-    scene = bpy.context.scene
-    scene.frame_start, scene.frame_end = 1, 100
-    for name, frame in (("A", 1), ("B", 25)):
-        camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
-        scene.collection.objects.link(camera)
-        shots.add_shot(scene, frame, camera)
-    yield scene
-    addon.unregister()
+    with whole_addon.registered():
+        scene = bpy.context.scene
+        scene.frame_start, scene.frame_end = 1, 100
+        for name, frame in (("A", 1), ("B", 25)):
+            camera = bpy.data.objects.new(name, bpy.data.cameras.new(name))
+            scene.collection.objects.link(camera)
+            shots.add_shot(scene, frame, camera)
+        yield scene
 
 
 def names(scene):
