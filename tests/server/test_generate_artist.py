@@ -321,6 +321,7 @@ def test_bad_canvases_are_a_sentence(artist, blobs, size, words):
         ({"model_hash": "0" * 64}, "its weights have changed"),
         ({"sampling": {"preset": "best"}}, "no scheduler preset “best”"),
         ({"sampling": {"preset": "euler", "steps": 100_000}}, "100000 steps"),
+        ({"sampling": {"preset": "lcm", "steps": 60}}, "cannot draw in 60 steps"),
     ],
 )
 def test_bad_wishes_are_a_sentence(artist, blobs, changes, words):

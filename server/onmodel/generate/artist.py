@@ -63,7 +63,10 @@ class Artist:
         return [entry.info() for entry in self.registry.loras()]
 
     def device(self) -> str:
-        """The device's name, for people."""
+        """The device's name, for people. Asked once, while nobody waits: imports are done here."""
+        from onmodel.models import libraries
+
+        libraries.warm()
         return self._choose_place(0).title
 
     def batch_key(self, request: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from onmodel.models import schedulers
+from onmodel.models.errors import ModelError
 from onmodel.models.family import Family, Picture
 
 preview_interval = 0.5
@@ -109,7 +110,7 @@ class _Run:
         # CPU generators: a seed means the same noise on every device.
         self.generators = [torch.Generator().manual_seed(p.seed) for p in pictures]
         for scheduler in self.schedulers:
-            scheduler.set_timesteps(settings.steps, device=family.place.device)
+            _set_steps(scheduler, settings, family.place.device)
         self.timesteps = self.schedulers[0].timesteps
         noise = torch.cat(
             [
@@ -185,6 +186,17 @@ class _Run:
             known = self.start.latents if last else self._noised(i + 1)
             mask = self.start.mask
             self.latents = known * (1 - mask) + self.latents * mask
+
+
+def _set_steps(scheduler: Any, settings: Settings, device: str) -> None:
+    """Some schedulers cannot do every number of steps (LCM: at most 50)."""
+    try:
+        scheduler.set_timesteps(settings.steps, device=device)
+    except ValueError as error:
+        raise ModelError(
+            f"The scheduler preset “{settings.preset}” cannot draw in {settings.steps} steps.",
+            "Choose fewer steps, or another preset.",
+        ) from error
 
 
 def _rows(mask: torch.Tensor | None, rows: list[int]) -> torch.Tensor | None:

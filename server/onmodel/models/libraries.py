@@ -24,6 +24,19 @@ def prepare() -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def warm() -> None:
+    """Import what the first picture needs, which takes seconds, before somebody waits for it."""
+    prepare()
+    import diffusers
+    import transformers
+
+    # Both libraries import a class's module when the class is first asked for.
+    for name in ("AutoencoderKL", "ControlNetUnionModel", "UNet2DConditionModel"):
+        getattr(diffusers, name)
+    for name in ("CLIPTextModelWithProjection", "CLIPTokenizer"):
+        getattr(transformers, name)
+
+
 def quiet() -> None:
     """No progress bars from transformers and diffusers, which have switches of their own."""
     import diffusers
