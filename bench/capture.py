@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import statistics
 import time
 from typing import Any
@@ -74,6 +75,13 @@ def run() -> list[Figure]:
         )
     )
     return figures
+
+
+def _load() -> str:
+    """How busy the machine is with other things, where that is known."""
+    if not hasattr(os, "getloadavg"):
+        return ""
+    return f", load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
 
 
 def _middle(values: list[float]) -> float:
