@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import signal
 import threading
 import time
 import urllib.parse
@@ -100,6 +101,16 @@ def check_url(url: str) -> str:
     host = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
     host = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+
+
+def survive_broken_pipes() -> None:
+    """Has a write to a server that is gone raise an error in this thread, on every Blender.
+
+    Some Blenders (4.3 of Debian) leave SIGPIPE deadly, where Python by itself ignores it: then
+    such a write ends Blender. A thread that blocks the signal gets the error alone.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
 
 
 def new_session(token: str) -> requests.Session:
@@ -254,6 +265,7 @@ class Client:
         self, session: requests.Session, job_id: str, last: int, stop: threading.Event | None
     ) -> Iterator[dict[str, Any]]:
         """One connection's worth of events after number `last`; looks at `stop` at heartbeats."""
+        survive_broken_pipes()
         with session.get(
             f"{self.url}/v1/jobs/{quote(job_id)}/events",
             params={"after": last},
@@ -297,6 +309,7 @@ class Client:
         every call of this API is harmless to repeat.
         """
         url = self.url + path
+        survive_broken_pipes()
         for attempt in (1, 2):
             try:
                 response = self._session.request(

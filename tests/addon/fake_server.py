@@ -17,6 +17,8 @@ import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from addon.core.client import survive_broken_pipes
+
 
 def grey_png(width: int, height: int, value: int = 128) -> bytes:
     """A grey RGB PNG of this size."""
@@ -246,6 +248,7 @@ def handler_for(server: FakeServer) -> type[BaseHTTPRequestHandler]:  # noqa: C9
         disable_nagle_algorithm = True
 
         def setup(self) -> None:
+            survive_broken_pipes()
             super().setup()
             server.connections.append(self.connection)
 
