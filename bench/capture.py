@@ -39,14 +39,10 @@ def run() -> list[Figure]:
         busy.append(time.process_time() - worked)
         parts.append(keyframe.timings)
     vertices = sum(len(m.data.vertices) for c in cast for m in c.meshes)
-    note = (
-        f"shot {shot.name} frame {frame}, {len(keyframe.present)} characters, {vertices} vertices"
-    )
+    note = f"shot {shot.name} frame {frame}, {vertices} vertices in the cast{_load()}"
     first, totals, parts = totals[0], totals[1:], parts[1:]
     figures = [
-        Figure(
-            "capture at 1024 x 1024, two characters, median", _middle(totals), "s", _bar, note=note
-        ),
+        Figure("capture at 1024 x 1024, two characters", _middle(totals), "s", _bar, note=note),
         Figure("capture, processor time of all threads", _middle(busy), "s"),
         Figure("capture, best", min(totals), "s"),
         Figure("capture, the first after Blender's start", first, "s"),
