@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import bpy
 
+from ..core.marks import planes_collection
 from ..planes import planes
 from . import drawing, text
 from .operators_results import image_of, shown
@@ -74,7 +75,7 @@ def _draw_keyframe(
 
 
 def _draw_all(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
-    found = next((c for c in scene.collection.children if c.get("onmodel_planes")), None)
+    found = next((c for c in scene.collection.children if c.get(planes_collection)), None)
     row = layout.row(align=True)
     if found is not None:
         row.prop(found, "hide_viewport", text="Show", toggle=True, invert_checkbox=True)

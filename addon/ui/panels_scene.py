@@ -279,7 +279,7 @@ def _draw_keyframes(
     mark.enabled = marked or (placed.start <= here <= placed.end and here not in frames)
     mark.operator(
         "onmodel.keyframe_mark",
-        text=f"Unmark {here}" if marked else f"Mark {here}",
+        text=f"Mark {here}",
         icon="KEYFRAME_HLT" if marked else "KEYFRAME",
         depress=marked,
     )
