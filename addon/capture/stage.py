@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 import bpy
 
-hidden_collections = frozenset({"Onmodel Keyframes"})
-"""Collections that are never captured: the drawings that stand before the cameras."""
+from ..core.marks import planes_collection
 
 layer_name = "capture"
 """Of the stage's only view layer; channels of a render begin with it."""
@@ -39,7 +38,8 @@ def set_stage(
     stage.world = None
     stage.view_layers[0].name = layer_name
     for layer_collection in _all_below(stage.view_layers[0].layer_collection):
-        if layer_collection.collection.name in hidden_collections:
+        # The drawings that stand before the cameras are no part of the film.
+        if layer_collection.collection.get(planes_collection):
             layer_collection.exclude = True
     data = bpy.data.cameras.new("Onmodel capture")
     undo.callback(bpy.data.cameras.remove, data)

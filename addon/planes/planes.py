@@ -20,6 +20,7 @@ from pathlib import Path
 
 import bpy
 
+from ..core.marks import planes_collection
 from . import cards, keys
 from .errors import PlaneError
 
@@ -284,7 +285,7 @@ def _all(scene: bpy.types.Scene) -> Iterator[bpy.types.Object]:
 
 def _top_collection(scene: bpy.types.Scene) -> bpy.types.Collection | None:
     for found in scene.collection.children:
-        if found.get("onmodel_planes"):
+        if found.get(planes_collection):
             return found
     return None
 
@@ -293,7 +294,7 @@ def _shot_collection(scene: bpy.types.Scene, shot: str) -> bpy.types.Collection:
     top = _top_collection(scene)
     if top is None:
         top = bpy.data.collections.new(collection_name)
-        top["onmodel_planes"] = True
+        top[planes_collection] = True
         top.color_tag = "COLOR_05"
         scene.collection.children.link(top)
     for found in top.children:

@@ -149,7 +149,7 @@ def test_instances_and_linked_props_belong_to_nobody(empty_scene):
 def test_visibility_is_that_of_the_view_layer(empty_scene):
     person = cs.make_person("A")
     for name, change in (
-        ("Onmodel Keyframes", None),
+        ("Planes", "planes"),
         ("Excluded", "exclude"),
         ("Hidden", "hide_render"),
         ("Object", "object"),
@@ -162,6 +162,8 @@ def test_visibility_is_that_of_the_view_layer(empty_scene):
         layer = bpy.context.view_layer.layer_collection.children[name]
         if change == "exclude":
             layer.exclude = True
+        elif change == "planes":
+            collection["onmodel_planes"] = True
         elif change == "hide_render":
             collection.hide_render = True
         elif change == "object":
