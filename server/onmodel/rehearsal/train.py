@@ -9,6 +9,7 @@ run starts or goes on.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import time
@@ -147,7 +148,7 @@ class Trainer:
                 state[name] = _rows(name, value, state[name], place)
             theirs.load_state_dict(state)
         names = [name for name, _ in self.model.named_parameters()]
-        kept = self.optimizer.state_dict()
+        kept = copy.deepcopy(self.optimizer.state_dict())
         for number, values in kept["state"].items():
             rows = len(out.model.tokens)
             for key, value in values.items():
