@@ -3,7 +3,8 @@
 
     python -m world.samples OUT --start 0 --count 1000
 
-Sample number N is made of its number (and --set) alone: the same one every time, in any process and order.
+Sample number N is made of its number (and --set) alone: the same one every time, in any process
+and order.
 OUT/NNNNNN.npz holds `rgb` (H, W, 3) uint8; `disparity` (H, W) float16, 1/m, 0 = background;
 `person` (H, W) uint8, 0 = none, else 1 + index of the person; `normal` (H, W, 3) uint8 as the
 add-on's normal map. OUT/NNNNNN.json holds the shot's words and, per person, caption and pose.

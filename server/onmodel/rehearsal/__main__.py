@@ -54,6 +54,12 @@ def _sheet(options: argparse.Namespace) -> int:
     return sheet_from_options(options)
 
 
+def _measure(options: argparse.Namespace) -> int:
+    from onmodel.rehearsal.export import measure_from_options
+
+    return measure_from_options(options)
+
+
 def _export(options: argparse.Namespace) -> int:
     from onmodel.rehearsal.export import from_options
 
@@ -80,6 +86,9 @@ def main(argv: list[str]) -> int:
     show = commands.add_parser("sheet", help="draw held-out people")
     show.add_argument("--out", type=Path, required=True)
     show.set_defaults(run=_sheet)
+    figures = commands.add_parser("measure", help="figures on held-out people")
+    figures.add_argument("--count", type=int, default=24)
+    figures.set_defaults(run=_measure)
     out = commands.add_parser("export", help="write the weights")
     export.add_arguments(out)
     out.set_defaults(run=_export)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from onmodel.rehearsal.architecture import (
     make_vae,
     pipeline_index,
 )
+from onmodel.rehearsal.measure import measure
 from onmodel.rehearsal.train import Trainer, decoder, make_sheet
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,15 @@ def export(trainer: Trainer, vae: Any, out: Path) -> int:
     make_scheduler().save_pretrained(out / "scheduler")
     for name in ("tokenizer", "tokenizer_2"):
         make_tokenizer().save_pretrained(out / name)
+    settings = {
+        "title": "Rehearsal (embedded)",
+        "map_kinds": list(data.map_order),
+        "native_pixels": 256 * 256,
+        "multiple": 32,
+        "steps": 14,
+        "guidance": 2.5,
+    }
+    (out / "onmodel.json").write_text(json.dumps(settings, indent=2) + "\n")
     (out / "model_index.json").write_text(pipeline_index())
     return sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
 
@@ -84,6 +96,15 @@ def from_options(options: argparse.Namespace) -> int:
     trainer = Trainer.load(options.folder / "denoiser.pt")
     size = export(trainer, load_vae(options.folder), options.out)
     log.info("step %d: %.1f MB in %s", trainer.step, size / 1e6, options.out)
+    return 0
+
+
+def measure_from_options(options: argparse.Namespace) -> int:
+    """Run `rehearsal measure` as the options ask: JSON on standard output."""
+    trainer = Trainer.load(options.folder / "denoiser.pt")
+    kept = data.merge(data.load_shards(options.folder / "shards", 1, 24576, 10**9))
+    figures = measure(trainer, kept, decoder(options.folder), options.count)
+    sys.stdout.write(json.dumps({"step": trainer.step, **figures}) + "\n")
     return 0
 
 

@@ -211,14 +211,15 @@ def held_out(shards: list[data.Shard], count: int) -> tuple[data.Shard, torch.Te
     return shard, torch.tensor(index)
 
 
+def full_prompts(words: data.Words) -> data.Prompts:
+    """Everything that the captions say, a prompt for the shot and one per person."""
+    return data.Prompts((", ".join(words.shot), *(", ".join(p) for p in words.people)))
+
+
 def make_sheet(trainer: Trainer, shards: list[data.Shard], decode: Decode, path: Path) -> None:
     """Truth, drawn with all maps, drawn with pose and depth: a row each, of held-out people."""
     shard, index = held_out(shards, 8)
-    prompts = []
-    for i in index.tolist():
-        words = shard.words[i]
-        shot = ", ".join(words.shot)
-        prompts.append(data.Prompts((shot, *(", ".join(p) for p in words.people))))
+    prompts = [full_prompts(shard.words[i]) for i in index.tolist()]
     batch = make_batch(shard, index, prompts, trainer.tokens)
     empty = trainer.tokens("")
     rows = [batch.latents]
