@@ -110,7 +110,9 @@ def write_result(
 
 def write_sidecar(png: Path, sidecar: dict[str, Any]) -> None:
     """Writes the sidecar of a keyframe's file. Raises OSError."""
-    write_atomic(sidecar_path(png), json.dumps(sidecar, indent=1, allow_nan=False).encode())
+    # Not synced: a sidecar that a power cut takes is noticed, and the server still has the drawing.
+    data = json.dumps(sidecar, indent=1, allow_nan=False).encode()
+    write_atomic(sidecar_path(png), data, durable=False)
 
 
 def keep_replaced(png: Path, key: str) -> None:
@@ -132,14 +134,18 @@ def keep_replaced(png: Path, key: str) -> None:
                 write_atomic(kept, path.read_bytes())
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all. Raises OSError."""
+def write_atomic(path: Path, data: bytes, durable: bool = True) -> None:
+    """Writes a file so that it is there whole or not at all. Raises OSError.
+
+    durable: also after a power cut; waits for the disk, some tens of milliseconds on a busy one.
+    """
     descriptor, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if os.name == "posix":
             # A temporary file is its owner's alone; a picture in a film's folder is not.
             umask = os.umask(0)

@@ -449,7 +449,8 @@ class RenderSession:
         path = self.run_folder / "run.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            results.write_atomic(path, json.dumps(self.to_data(), indent=1).encode())
+            record = json.dumps(self.to_data(), indent=1).encode()
+            results.write_atomic(path, record, durable=False)
         except OSError as error:
             self.notes.append(results.output_error(error, path).message)
 
