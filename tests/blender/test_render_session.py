@@ -251,10 +251,10 @@ def test_a_full_disk_loses_nothing(make, server, monkeypatch):
 
     write = results.write_atomic
 
-    def full(path, data):
+    def full(path, data, **options):
         if path.suffix == ".png" and "0010" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, data)
+        write(path, data, **options)
 
     monkeypatch.setattr(results, "write_atomic", full)
     session = make(place=False)
