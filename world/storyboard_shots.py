@@ -136,7 +136,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             "Arrival",
             1,
             48,
-            "facing, full body shot, forest",
+            "two people, full body shot, park",
             [CameraKey(1, (-0.85, -8.6, 1.75), (-0.75, 0.0, 1.2))],
             {"lens": 46.0},
             mara=[
@@ -163,7 +163,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             "Wave",
             49,
             84,
-            "facing, full body shot, forest",
+            "full body shot, park",
             [
                 CameraKey(49, (1.65, path - 0.25, 1.25), (-2.4, path, 0.87)),
                 CameraKey(84, (2.35, path - 0.25, 1.25), (-1.4, path, 0.87)),
@@ -184,7 +184,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             "He looks up",
             85,
             108,
-            "facing, close-up, forest",
+            "close-up, park",
             [
                 CameraKey(85, (0.77, -1.22, 1.30), (1.30, 0.10, 1.20), lens=80.0),
                 CameraKey(108, (0.77, -1.22, 1.30), (1.26, 0.10, 1.24), lens=92.0),
@@ -201,7 +201,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             "Over his shoulder",
             109,
             140,
-            "facing, medium shot, forest",
+            "two people, medium shot, park",
             [CameraKey(109, (2.2, path - 0.32, 1.64), (-0.4, path + 0.04, 1.36))],
             {"lens": 42.0},
             mara=[
@@ -228,7 +228,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             "Talk",
             141,
             172,
-            "facing, three-quarter shot, forest",
+            "two people, three-quarter shot, park",
             [CameraKey(141, (0.12, -4.15, 0.86), (0.12, 0.0, 0.86))],
             {"lens": 48.0, "shift_y": 0.14, "shift_x": -0.03},
             mara=[
@@ -267,7 +267,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             "High five",
             173,
             196,
-            "in profile, full body shot, forest",
+            "two people, full body shot, park",
             [CameraKey(173, (1.2, -7.0, 1.55), (1.2, path, 0.97))],
             {"type": "ORTHO", "ortho_scale": 3.7},
             mara=[
@@ -318,7 +318,7 @@ def plans(jonas_drop: float) -> list[ShotPlan]:
             "Off together",
             197,
             236,
-            "from behind, full body shot, forest",
+            "two people, full body shot, park",
             [CameraKey(197, (away + 0.1, -5.6, 1.45), (away, 2.0, 0.86))],
             {"lens": 40.0},
             mara=[
