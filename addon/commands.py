@@ -369,7 +369,8 @@ _commands: dict[str, Callable[[Any, argparse.Namespace], ExitCode]] = {
 def _session(
     scene: Any, shots: list[Shot], options: argparse.Namespace, connect: Callable[[], Client]
 ) -> RenderSession:
-    from .render.session import RenderSession, TakeSettings
+    from .render.session import RenderSession
+    from .render.settings import TakeSettings
 
     settings = TakeSettings(
         takes=options.takes,

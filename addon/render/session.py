@@ -21,7 +21,6 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from . import network as net
 from . import results, sources
 from .items import Item, ItemState, ShotStatus, final_states, overall, shot_statuses
 from .requests import BuildError, ShotSettings, build, encode, pick_model, read_references
+from .settings import TakeSettings
 
 log = logging.getLogger(__name__)
 
@@ -76,26 +76,6 @@ class Failure(enum.Enum):
     server = "server"
     keyframes = "keyframes"
     disk = "disk"
-
-
-@dataclass(frozen=True)
-class TakeSettings:
-    """What is asked of this run, besides what the scene says.
-
-    takes: how many of each keyframe; None as each shot says. frames: only these (shot name,
-    frame) pairs. redraw: fetch keyframes again that are drawn already. place: put image planes
-    into the scene. keep_maps: write the maps and masks beside the takes. retries: how often
-    failed keyframes are tried again by themselves. patience: seconds to look for a lost server.
-    """
-
-    takes: int | None = None
-    frames: frozenset[tuple[str, int]] | None = None
-    redraw: bool = False
-    place: bool = True
-    keep_maps: bool = False
-    retries: int = 1
-    patience: float = 20.0
-    previews: bool = False
 
 
 class RenderSession:

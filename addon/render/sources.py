@@ -22,7 +22,7 @@ from .items import Item, ItemState
 from .requests import Actor, Encoded, MapSetting, ShotSettings
 
 if TYPE_CHECKING:
-    from .session import TakeSettings
+    from .settings import TakeSettings
 
 log = logging.getLogger(__name__)
 

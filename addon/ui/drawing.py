@@ -25,7 +25,8 @@ from ..planes import planes
 from ..planes.errors import PlaneError
 from ..render import sources
 from ..render.items import ItemState
-from ..render.session import RenderSession, State, TakeSettings
+from ..render.session import RenderSession, State
+from ..render.settings import TakeSettings
 from ..scene import settings_hash, shots
 from ..scene.errors import SceneError
 from . import status, text

@@ -17,7 +17,8 @@ from bpy.props import BoolProperty, EnumProperty, IntProperty, StringProperty
 
 from ..core.shots import Shot
 from ..render.results import OutputError
-from ..render.session import State, TakeSettings
+from ..render.session import State
+from ..render.settings import TakeSettings
 from ..scene import problems, shots
 from ..scene.errors import SceneError
 from . import connection, drawing, preferences, status, text

@@ -30,7 +30,8 @@ def scene():
 @pytest.fixture
 def make(scene, server, tmp_path):
     """Makes a session of the film; closes it afterwards."""
-    from addon.render.session import RenderSession, TakeSettings
+    from addon.render.session import RenderSession
+    from addon.render.settings import TakeSettings
 
     made = []
 

@@ -10,7 +10,8 @@ import pytest
 import addon
 from addon.planes import planes, strips
 from addon.render.items import ItemState
-from addon.render.session import State, TakeSettings
+from addon.render.session import State
+from addon.render.settings import TakeSettings
 from addon.scene import server_words, shots
 from addon.scene.errors import SceneError
 from addon.ui import connection, drawing, lists, parts, preferences, status

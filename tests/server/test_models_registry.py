@@ -245,7 +245,7 @@ def test_lora_names_of_the_real_sdxl():
 def test_a_folder_that_lacks_a_part_reaches_for_no_hub(data, tmp_path, monkeypatch):
     import socket
 
-    from onmodel.models import family, memory
+    from onmodel.models import families, memory
 
     def no_network(*_):
         raise AssertionError("a model folder must never lead to the network")
@@ -259,5 +259,5 @@ def test_a_folder_that_lacks_a_part_reaches_for_no_hub(data, tmp_path, monkeypat
                 file.unlink()
         found = registry(tmp_path / part).find("tiny")
         with pytest.raises(ModelError, match="“tiny” cannot be loaded") as caught:
-            family.load(found, memory.Place("cpu", "float32", "cpu", 1 << 30))
+            families.load(found, memory.Place("cpu", "float32", "cpu", 1 << 30))
         assert "Nothing is fetched from a hub" in caught.value.fix

@@ -193,7 +193,7 @@ class Artist:
         report: Report,
     ) -> None:
         """Make the model and the LoRAs active; reports only where something is really loaded."""
-        from onmodel.models import family as families
+        from onmodel.models import families
         from onmodel.models.loras import LoraShelf
 
         key = (entry.name, entry.hash)

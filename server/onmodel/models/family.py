@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from onmodel.models import libraries
-from onmodel.models.errors import ModelError
 from onmodel.models.memory import Place, synchronize
 from onmodel.models.registry import ModelEntry
 
@@ -151,17 +149,3 @@ class Family(ABC):
     @abstractmethod
     def unload(self) -> None:
         """Give the memory back; the family is not used afterwards."""
-
-
-def load(entry: ModelEntry, place: Place) -> Family:
-    """Load a model onto a device. Raises ModelError."""
-    libraries.prepare()
-    if entry.family == "sdxl":
-        from onmodel.models.sdxl import SDXL
-
-        return SDXL.load(entry, place)
-    raise ModelError(
-        f"“{entry.name}” is a {entry.family.capitalize()} model, which this version of Onmodel "
-        "recognises but cannot draw with yet.",
-        "Choose an SDXL model.",
-    )

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What one run is asked for. No bpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TakeSettings:
+    """What is asked of this run, besides what the scene says.
+
+    takes: how many of each keyframe; None as each shot says. frames: only these (shot name,
+    frame) pairs. redraw: fetch keyframes again that are drawn already. place: put image planes
+    into the scene. keep_maps: write the maps and masks beside the takes. retries: how often
+    failed keyframes are tried again by themselves. patience: seconds to look for a lost server.
+    """
+
+    takes: int | None = None
+    frames: frozenset[tuple[str, int]] | None = None
+    redraw: bool = False
+    place: bool = True
+    keep_maps: bool = False
+    retries: int = 1
+    patience: float = 20.0
+    previews: bool = False
