@@ -173,7 +173,7 @@ def fail_again(server, job_id):
 def test_a_full_disk_is_said(call, monkeypatch):
     from addon.render import results
 
-    def full(path, data):
+    def full(path, data, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(results, "write_atomic", full)
