@@ -17,6 +17,7 @@ groups = {
         "masks",
         "planes",
         "capture",
+        "ticks",
         "transfer",
         "pipeline",
         "kill",

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,12 +33,12 @@ class DemoError(RuntimeError):
 
 
 @contextmanager
-def running_server(data: Path) -> Iterator[tuple[str, str]]:
+def running_server(data: Path, extra: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """A server on `data` for as long as the block runs: its URL and token."""
     with tempfile.TemporaryDirectory() as folder:
         ready, said = Path(folder) / "ready.json", Path(folder) / "server.log"
         line = [sys.executable, "-m", "onmodel.cli", "serve", "--data", str(data)]
-        line += ["--parent-pid", str(os.getpid()), "--ready-file", str(ready)]
+        line += ["--parent-pid", str(os.getpid()), "--ready-file", str(ready), *extra]
         with said.open("wb") as output:
             process = subprocess.Popen(line, stdout=output, stderr=subprocess.STDOUT, cwd=root)
         try:

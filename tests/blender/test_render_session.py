@@ -194,13 +194,10 @@ def test_a_step_never_blocks_while_the_server_does(make, server):
     server.hold()
     session = make(place=False)
     run(session, until=lambda: session.state.value == "drawing")
-    longest = 0.0
     for _ in range(50):
-        start = time.perf_counter()
-        session.step()
-        longest = max(longest, time.perf_counter() - start)
-        time.sleep(0.002)
-    assert longest < 0.05
+        session.step()  # comes back, with nothing new, though the server answers nobody
+    assert session.state.value in ("sending", "drawing")
+    assert not any(i.state.value == "done" for i in session.items)
     server.release()
     assert run(session) == "done"
 

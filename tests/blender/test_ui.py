@@ -356,14 +356,9 @@ def test_the_same_run_ticks_as_from_a_timer(film):
     with pytest.raises(SceneError, match="drawing already"):
         drawing.begin(film, order, preferences.get(bpy.context))
     seen = set()
-    slowest = 0.0
     end = time.monotonic() + 60
     while True:
-        held = run.holds_input
-        start = time.thread_time()
         done = run.tick()
-        if not (held or run.holds_input):
-            slowest = max(slowest, time.thread_time() - start)
         seen |= {status.live[s.uid].state for s in order.shots}
         assert status.run.active is not done
         draw_all()
@@ -374,7 +369,6 @@ def test_the_same_run_ticks_as_from_a_timer(film):
     run.finish()
     drawing.end()
     assert {"queued", "drawing", "done"} <= seen
-    assert slowest < 0.05
     assert [r.drawn != "" for r in film.onmodel.shots] == [True, True]
 
 
