@@ -11,11 +11,14 @@ export          fp16 safetensors in diffusers' layout
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import sys
 from pathlib import Path
 
 import torch
+
+log = logging.getLogger(__name__)
 
 
 def _folder() -> Path:
@@ -66,8 +69,20 @@ def _export(options: argparse.Namespace) -> int:
     return from_options(options)
 
 
+def _find_addon() -> bool:
+    """Training draws its maps with the add-on's own functions: it runs from a checkout."""
+    root = Path(__file__).resolve().parents[3]
+    if importlib.util.find_spec("addon") is None and (root / "addon" / "core").is_dir():
+        sys.path.append(str(root))
+    return importlib.util.find_spec("addon") is not None
+
+
 def main(argv: list[str]) -> int:
     """Run a subcommand; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if not _find_addon():
+        log.error("Training needs the add-on's code beside the server's: run it in a checkout.")
+        return 2
     from onmodel.rehearsal import export, train, train_vae
 
     parser = argparse.ArgumentParser(prog="onmodel rehearsal", description=__doc__)
@@ -98,5 +113,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     sys.exit(main(sys.argv[1:]))
