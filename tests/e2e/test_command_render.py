@@ -86,6 +86,17 @@ def command(tmp_path, slow_server):
     return Command(tmp_path, slow_server)
 
 
+def wait_for_a_drawing(command, process):
+    """Waits for the first keyframe's file; says what the program said where it ended before."""
+
+    def drawn_or_ended():
+        return process.poll() is not None or list(command.out.rglob("take_*/*.png"))
+
+    wait_for(drawn_or_ended, "no keyframe was drawn", 120)
+    if process.poll() is not None:
+        raise AssertionError(f"ended with {process.returncode}: {process.communicate()[1][-3000:]}")
+
+
 def test_the_whole_sample_is_drawn_and_a_second_run_sends_and_draws_nothing(command):
     code, data, err = command.render("--maps", "--save", str(command.folder / "demo.blend"))
     assert code == ExitCode.ok, err
@@ -128,7 +139,7 @@ def test_ctrl_c_cancels_exactly_this_render(command):
         process = command.begin(
             "render", str(film), "--json", "--no-planes", "--shots", "010", "--takes", "9"
         )
-        wait_for(lambda: list(command.out.rglob("*.png")), "no keyframe was drawn", 60)
+        wait_for_a_drawing(command, process)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert process.returncode == ExitCode.cancelled, err
@@ -153,7 +164,7 @@ def test_a_killed_server_that_returns_finishes_the_render(tmp_path):
         process = command.begin(
             "render", str(film), "--json", "--no-planes", "--shots", "010", "--takes", "4"
         )
-        wait_for(lambda: list(command.out.rglob("take_*/*.png")), "no keyframe was drawn", 60)
+        wait_for_a_drawing(command, process)
         server.kill()
         time.sleep(1.0)
         server.arguments = ["--port", port, "--token", token]
@@ -184,7 +195,7 @@ def test_a_server_gone_for_good_keeps_what_is_drawn_and_says_so(tmp_path):
             "--wait",
             "2",
         )
-        wait_for(lambda: list(command.out.rglob("take_*/*.png")), "no keyframe was drawn", 60)
+        wait_for_a_drawing(command, process)
         server.kill()
         out, err = process.communicate(timeout=120)
     assert process.returncode == ExitCode.no_server, err
