@@ -25,7 +25,8 @@ def run() -> list[Figure]:
     from addon.render.settings import TakeSettings
 
     scene, shots, _ = open_sample()
-    capturing, others = [], []
+    capturing: list[float] = []
+    others: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         artist = ["--artist", "tests.support.fake_artist:FakeArtist"]
         with running_server(Path(folder) / "data", artist) as (url, token):
