@@ -7,7 +7,6 @@ Each part has a `register()` and an `unregister()` of its own.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 from types import ModuleType
 
@@ -20,9 +19,6 @@ _order = (
 )
 """Modules, by name relative to the add-on. A later one may need the earlier ones."""
 
-_optional = (".commands",)
-"""Parts that a build of the add-on may leave out."""
-
 _registered: list[ModuleType] = []
 
 
@@ -32,8 +28,6 @@ def register() -> None:
         raise RuntimeError("Onmodel is already registered.")
     try:
         for name in _order:
-            if name in _optional and importlib.util.find_spec(name, __package__) is None:
-                continue
             part = importlib.import_module(name, __package__)
             part.register()
             _registered.append(part)
