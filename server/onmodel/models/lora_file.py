@@ -16,6 +16,7 @@ import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onmodel.models import safe
 from onmodel.models.errors import ModelError
@@ -117,6 +118,18 @@ def check(path: Path) -> LoraFile:
     pairs = [_pair(path, header, key, parts) for key, parts in sorted(found.items())]
     _check_finite(header)
     return LoraFile(path, kohya_count > 0, pairs, header.metadata, _family(header, pairs))
+
+
+def alpha(checked: LoraFile, pair: Pair, file: Any) -> float:
+    """A pair's alpha: its own number, else the adapter metadata's, else the rank (a scale of 1),
+    as kohya's and diffusers' loaders take it. file: the open safetensors file."""
+    if pair.alpha is not None:
+        return float(file.get_tensor(pair.alpha).float().reshape(()))
+    by_name = checked.alphas
+    default = by_name.get(pair.component, float(pair.rank))
+    names = (pair.module, pair.module.removeprefix("text_model."))
+    found = (by_name.get(f"{pair.component}.{name}") for name in names)
+    return next((a for a in found if a is not None), default)
 
 
 def _refuse(path: Path, why: str) -> ModelError:

@@ -193,12 +193,6 @@ def _fill(
         module = side[name]
         value = value.reshape(module.weight.shape)
         module.weight = torch.nn.Parameter(value, requires_grad=False)
-    # Without an alpha, kohya's and diffusers' loaders alike take the rank: a scale of 1.
-    alpha = float(pair.rank)
-    if pair.alpha is not None:
-        alpha = float(file.get_tensor(pair.alpha).float().reshape(()))
-    else:
-        by_name = checked.alphas
-        alpha = by_name.get(f"{pair.component}.{pair.module}", by_name.get(pair.component, alpha))
+    alpha = lora_file.alpha(checked, pair, file)
     layer.lora_alpha[name] = alpha
     layer.set_scale(name, 1.0)
