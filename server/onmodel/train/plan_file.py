@@ -196,9 +196,13 @@ def with_overrides(plan: TrainingPlan, settings: Iterable[str]) -> TrainingPlan:
         table = {part: {sub: _literal(raw)}} if part else {sub: _literal(raw)}
         try:
             plan = from_table(table, plan)
-        except PlanError:
-            table = {part: {sub: raw}} if part else {sub: raw}  # a text that looks like a number
-            plan = from_table(table, plan)
+        except PlanError as error:
+            # A text may look like a number: a trigger "007".
+            table = {part: {sub: raw}} if part else {sub: raw}
+            try:
+                plan = from_table(table, plan)
+            except PlanError:
+                raise error from None
     return plan
 
 
