@@ -14,18 +14,20 @@ _see_through = frozenset({"BSDF_TRANSPARENT", "HOLDOUT", "RAY_PORTAL"})
 _opaque = 0.999
 
 
-def needs_materials(scene: bpy.types.Scene) -> bool:
-    """Whether any material on the scene's objects has holes, displacement or no surface.
+def needs_materials(layer: bpy.types.ViewLayer) -> bool:
+    """Whether any material on the view layer's objects has holes, displacement or no surface.
 
-    Objects of instanced collections count; so do materials that geometry nodes set.
+    Objects of instanced collections count; so do materials that geometry nodes set. Excluded
+    collections do not: real materials bend the normals of grazing surfaces and have bumps, so what
+    cannot be seen, such as the drawings placed by the run so far, must not switch them on.
     """
     seen: set[bpy.types.ID] = set()
-    return any(_shapes_surface(m, seen) for m in _materials(scene))
+    return any(_shapes_surface(m, seen) for m in _materials(layer))
 
 
-def _materials(scene: bpy.types.Scene) -> set[bpy.types.Material]:
+def _materials(layer: bpy.types.ViewLayer) -> set[bpy.types.Material]:
     found: set[bpy.types.Material] = set()
-    objects, waiting = set(), list(scene.objects)
+    objects, waiting = set(), list(layer.objects)
     while waiting:
         item = waiting.pop()
         if item in objects:

@@ -101,7 +101,7 @@ def render_passes(
         path = folder / "passes.exr"
         stage, eye = set_stage(undo, scene, view_layer, camera)
         _set_render(stage, width, height, path)
-        if not needs_materials(stage):
+        if not needs_materials(stage.view_layers[0]):
             stage.view_layers[0].material_override = _flat_material(undo)
         _set_indices(undo, indices)
         _silence_handlers(undo)
