@@ -60,8 +60,11 @@ def _step(low: float, high: float, x: Array) -> Array:
     return t * t * (3 - 2 * t)
 
 
-def scalp_cover(points: Array, face: FaceFrame) -> Array:
-    """How much of each point (n, 3) of the head hair covers, 0..1."""
+def scalp_cover(points: Array, face: FaceFrame, hanging: bool = False) -> Array:
+    """How much of each point (n, 3) of the head hair covers, 0..1.
+
+    hanging: hair that falls over the temples and ears.
+    """
     u = face.unit
     side = np.abs(points[:, 0])
     back = points[:, 1] - face.eye_y
@@ -70,6 +73,8 @@ def scalp_cover(points: Array, face: FaceFrame) -> Array:
     above = _step(0.60 - soft, 0.60 + soft, up)
     temple = _step(-0.15, -0.07, up) * _step(1.33 * u, 1.48 * u, back) * (side < 1.55 * u)
     nape = _step(-0.75, -0.66, up) * _step(2.0 * u, 2.2 * u, back) * (side < 1.45 * u)
+    if hanging:
+        temple = _step(-0.30, -0.20, up) * _step(0.90 * u, 1.02 * u, back) * (side < 1.7 * u)
     return np.maximum.reduce([above, temple, nape])
 
 
@@ -84,10 +89,13 @@ def head_colours(
     beard: bool,
     brow: float,
     male: bool,
+    hanging: bool = False,
+    eye_growth: float = 0.0,
 ) -> tuple[Array, Array]:
     """Colours (n, 3) of a head's points (n, 3) at rest, and how much hair covers each (n,).
 
-    lips: (n,) how much a point is lip. skin, hair: sRGB (3,).
+    lips: (n,) how much a point is lip. skin, hair: sRGB (3,). eye_growth: share by which the eyes
+    are larger than people's.
     """
     u = face.unit
     colours = np.tile(skin, (len(points), 1))
@@ -118,16 +126,17 @@ def head_colours(
         paint(hair * 0.88 + skin * 0.12, share * (1 - _step(0.22, 0.40, lips)))
     for eye in (face.left_eye, face.right_eye):
         d = (points - eye) / u
-        arch = 0.37 - 0.16 * (d[:, 0] / 0.42) ** 2
+        arch = 0.37 * (1 + 0.35 * eye_growth) - 0.16 * (d[:, 0] / 0.42) ** 2
         thick = 0.075 * brow * (1 - 0.35 * np.abs(d[:, 0]) / 0.42)
         on = 1 - _step(0.7, 1.35, np.abs(d[:, 2] - arch) / thick)
         on *= (1 - _step(0.38, 0.46, np.abs(d[:, 0]))) * (d[:, 1] < 0.35)
         paint(hair * 0.75 + skin * 0.15, on)
         # The lash line: darkens the lids' edge so that eyes read from afar.
-        rim = np.hypot(d[:, 0] / 0.27, d[:, 2] / 0.13)
+        wide, high = 0.27 * (1 + eye_growth), 0.13 * (1 + 0.6 * eye_growth)
+        rim = np.hypot(d[:, 0] / wide, d[:, 2] / high)
         lash = (1 - _step(1.0, 1.35, rim)) * (d[:, 1] < 0.1) * (d[:, 2] > -0.02)
-        paint(skin * 0.30, 0.75 * lash)
-    cover = np.zeros(len(points)) if bald else scalp_cover(points, face)
+        paint(skin * 0.30, (0.40 if eye_growth else 0.75) * lash)
+    cover = np.zeros(len(points)) if bald else scalp_cover(points, face, hanging)
     paint(hair, _step(0.3, 0.7, cover))
     return colours, cover
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from world import body
+from world import body, hair, looks
 from world.face import FaceFrame, face_frame, head_colours, landmarks_on_base, scalp_cover
 
 Array = np.ndarray
@@ -53,6 +53,8 @@ bottoms = ("trousers", "shorts", "skirt")
 hair_lengths = ("bald", "short", "long")
 head_shapes = ("oval", "round", "square", "triangular", "rectangular", "diamond")
 peoples = ("african", "asian", "caucasian")
+regions = ("background", "skin", "head", "hair", "top", "bottom", "shoes")
+"""What a pixel of the `part` map shows; "head" is face, neck, eyes and mouth."""
 
 _features: dict[str, tuple[str, str]] = {
     "nose/nose-scale-horiz": ("incr", "decr"),
@@ -155,9 +157,9 @@ def identity(seed: int, **chosen: Any) -> Identity:
     length = pick(
         ("short",) * 7 + ("long",) + ("bald",) * 2 if male else ("long",) * 3 + ("short",)
     )
-    hair = pick(hairs)
+    hair_colour = pick(hairs)
     if age > 0.9 and rng.random() < 0.6:
-        hair = pick(("grey", "white"))
+        hair_colour = pick(("grey", "white"))
     values: dict[str, Any] = {
         "seed": seed,
         "male": male,
@@ -171,7 +173,7 @@ def identity(seed: int, **chosen: Any) -> Identity:
         "head_shape_weight": float(rng.uniform(0.2, 0.9)),
         "brow": float(rng.uniform(0.7, 1.2)),
         "skin": pick(skins),
-        "hair": hair,
+        "hair": hair_colour,
         "hair_length": length,
         "beard": bool(male and rng.random() < 0.35),
         "eyes": pick(irises),
@@ -184,6 +186,27 @@ def identity(seed: int, **chosen: Any) -> Identity:
     return Identity(**values)
 
 
+def resident(seed: int) -> Identity:
+    """The person of this seed in the training world: milder features, more hairstyles.
+
+    The sample storyboard's two people come from `identity` itself and stay as they are.
+    """
+    who = identity(seed)
+    rng = np.random.default_rng([seed, 78])
+    features = []
+    for name, strength in who.features:
+        limit = 0.5 if name.startswith("nose") else 0.8
+        features.append((name, float(np.clip(strength * 0.7, -limit, limit))))
+    length = who.hair_length
+    if length == "long" and not who.male:
+        length = str(rng.choice(["loose", "bob", "ponytail", "bun", "curly"], p=[0.3, 0.25, 0.15, 0.15, 0.15]))
+    elif length == "long":
+        length = str(rng.choice(["loose", "ponytail"]))
+    elif length == "short" and rng.random() < 0.2:
+        length = "curly"
+    return dataclasses.replace(who, features=tuple(features), hair_length=length)
+
+
 def noun(who: Identity) -> str:
     """The class noun of a caption: "young woman", "man", "old man"."""
     word = "man" if who.male else "woman"
@@ -192,12 +215,16 @@ def noun(who: Identity) -> str:
 
 def description(who: Identity) -> str:
     """Skin, hair, beard, eyes and clothes in words, as the captions have them."""
-    hair = "bald" if who.hair_length == "bald" else f"{who.hair_length} {who.hair} hair"
     beard = f"{who.hair} beard, " if who.beard else ""
     return (
-        f"{who.skin} skin, {hair}, {beard}{who.eyes} eyes, {who.top_colour} {who.top}, "
+        f"{who.skin} skin, {hair.words(who.hair_length, who.hair)}, {beard}{who.eyes} eyes, {who.top_colour} {who.top}, "
         f"{who.bottom_colour} {who.bottom}"
     )
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_shape(who: Identity) -> Array:
+    return shape(who)
 
 
 def shape(who: Identity) -> Array:
@@ -247,6 +274,8 @@ class Figure:
     vertices (N, 3) m, feet on z = 0. faces (M, 4), a triangle repeats its last corner. colours
     (N, 3) sRGB 0..1. weights (N, B). bones, parents (-1: none), heads and tails (B, 3).
     part: (M,) names: "skin", "head", "eyes", "mouth", "hair", "top", "bottom", "shoes".
+    region: (M,) uint8, index of `regions`: as part, but hair on the scalp is "hair".
+    piece: (M,) numbers; a drawing outlines the faces of one number together.
     landmarks: (70,) vertex indices in iBUG order (68) and the right and left pupil, -1: none.
     ears: vertex indices of the right and the left ear.
     """
@@ -261,15 +290,30 @@ class Figure:
     heads: Array
     tails: Array
     part: Array
+    region: Array
+    piece: Array
     landmarks: Array
     ears: tuple[int, int]
+
+
+_outlined = {
+    "skin": 0,
+    "head": 0,
+    "eyes": 4,
+    "mouth": 0,
+    "hair": 1,
+    "top": 2,
+    "bottom": 3,
+    "shoes": 3,
+}
 
 
 @dataclass(frozen=True)
 class _Piece:
     """Some faces of one part, their vertices' positions, colours, weights.
 
-    base: base vertex index of each vertex, -1 for one that subdivision made.
+    base: base vertex index of each vertex, -1 for one that subdivision made. hairy: (faces,)
+    bool, scalp under hair.
     """
 
     name: str
@@ -278,22 +322,63 @@ class _Piece:
     colours: Array
     weights: Array
     base: Array
+    hairy: Array | None = None
+
+    @property
+    def region(self) -> Array:
+        """(faces,) uint8, index of `regions`."""
+        name = "head" if self.name in ("eyes", "mouth") else self.name
+        whole = np.full(len(self.faces), regions.index(name), np.uint8)
+        if self.hairy is not None:
+            whole[self.hairy] = regions.index("hair")
+        return whole
 
 
-def figure(who: Identity, expression: str = "neutral") -> Figure:
-    """The identity dressed, with an expression."""
-    rest = shape(who)
+@functools.lru_cache(maxsize=2)
+def stand_in() -> Figure:
+    """Nobody: average face and build of both sexes, no hair, one plain skin-tight suit."""
+    average = dataclasses.replace(
+        identity(0),
+        age=0.6,
+        muscle=0.5,
+        weight=0.5,
+        height=0.5,
+        people=(1 / 3, 1 / 3, 1 / 3),
+        features=(),
+        head_shape_weight=0.0,
+        hair_length="bald",
+        beard=False,
+        top="sweater",
+        bottom="trousers",
+    )
+    both = [shape(dataclasses.replace(average, male=male)) for male in (False, True)]
+    return _dressed(average, (both[0] + both[1]) / 2, "neutral", "realistic")
+
+
+def figure(who: Identity, expression: str = "neutral", look: str = "storyboard") -> Figure:
+    """The identity dressed, with an expression.
+
+    look: of `looks.looks`; "storyboard": realistic with the data set's own teeth.
+    """
+    rest = _kept_shape(who)
+    return _dressed(who, looks.stylise(rest) if look == "animated" else rest, expression, look)
+
+
+def _dressed(who: Identity, rest: Array, expression: str, look: str) -> Figure:
     face = face_frame(rest)
     acted = express(rest, who, expression)
     heads, tails = body.bone_ends(rest)
     pieces = [
-        _head(who, rest, acted, face),
+        _head(who, rest, acted, face, look),
         *_limbs(who, rest),
-        *_inside(who, rest, acted),
+        *_inside(who, rest, acted, look),
         *_clothes(who, rest),
     ]
     if who.hair_length == "long":
         pieces.append(_long_hair(who, rest, face))
+    grown = hair.extra(who.hair_length, face)
+    if grown is not None:
+        pieces.append(_grown(who, *grown))
     skeleton = body.rig()
     offset, faces, part, base_of = 0, [], [], []
     for piece in pieces:
@@ -303,9 +388,10 @@ def figure(who: Identity, expression: str = "neutral") -> Figure:
         offset += len(piece.vertices)
     vertices = np.concatenate([p.vertices for p in pieces])
     ground = np.array([0.0, 0.0, vertices[:, 2].min()])
-    where: dict[int, int] = {}
-    for index, source in enumerate(np.concatenate(base_of)):
-        where.setdefault(int(source), index)
+    sources = np.concatenate(base_of)
+    where = np.full(len(body.base().vertices), -1)
+    known = np.flatnonzero(sources >= 0)[::-1]
+    where[sources[known]] = known  # Backwards: the first vertex made of a base vertex stays.
     points, ears = landmarks_on_base()
     return Figure(
         vertices=vertices - ground,
@@ -318,8 +404,10 @@ def figure(who: Identity, expression: str = "neutral") -> Figure:
         heads=heads - ground,
         tails=tails - ground,
         part=np.concatenate(part),
-        landmarks=np.array([where.get(int(i), -1) for i in points]),
-        ears=(where[int(ears[0])], where[int(ears[1])]),
+        region=np.concatenate([p.region for p in pieces]),
+        piece=np.concatenate([np.full(len(p.faces), _outlined[p.name]) for p in pieces]),
+        landmarks=where[points],
+        ears=(int(where[ears[0]]), int(where[ears[1]])),
     )
 
 
@@ -353,7 +441,7 @@ def _head_weights() -> Array:
     return _head_surface().linear(body.rig().weights)
 
 
-def _head(who: Identity, rest: Array, acted: Array, face: FaceFrame) -> _Piece:
+def _head(who: Identity, rest: Array, acted: Array, face: FaceFrame, look: str) -> _Piece:
     surface = _head_surface()
     fine_rest, fine = surface.smooth(rest), surface.smooth(acted)
     colours, cover = head_colours(
@@ -366,14 +454,20 @@ def _head(who: Identity, rest: Array, acted: Array, face: FaceFrame) -> _Piece:
         beard=who.beard,
         brow=who.brow,
         male=who.male,
+        hanging=hair.hangs(who.hair_length),
+        eye_growth=looks.eye_growth if look == "animated" else 0.0,
     )
     away = fine_rest - face.skull
     away /= np.linalg.norm(away, axis=1, keepdims=True)
-    depth = 0.0 if who.hair_length == "bald" else 0.16 if who.hair_length == "short" else 0.10
-    fine = fine + away * cover[:, None] * depth * face.unit
+    depth = 0.10 if who.hair_length == "long" else hair.depths.get(who.hair_length, 0.13)
+    thick = cover * depth
+    if who.hair_length == "curly":
+        thick = thick * hair.curls(fine_rest, face)
+    fine = fine + away * thick[:, None] * face.unit
     source = np.full(len(fine), -1)
     source[: len(surface.used)] = surface.used
-    return _Piece("head", surface.faces, fine, colours, _head_weights(), source)
+    hairy = cover[surface.faces].mean(1) > 0.5
+    return _Piece("head", surface.faces, fine, colours, _head_weights(), source, hairy)
 
 
 @functools.cache
@@ -513,8 +607,10 @@ def _vertex_normals(vertices: Array, quads: Array) -> Array:
     return out / np.where(length > 0, length, 1)
 
 
-def _inside(who: Identity, rest: Array, acted: Array) -> list[_Piece]:
-    """Eyes, teeth, tongue."""
+def _inside(who: Identity, rest: Array, acted: Array, look: str) -> list[_Piece]:
+    """Eyes, teeth, tongue; drawn people have wide irises."""
+    iris, pupil = (0.80, 0.30) if look == "animated" else (0.60, 0.28)
+    glow = 0.22 if look == "animated" else 0.0
     pieces = []
     for side in "lr":
         name = f"helper-{side}-eye"
@@ -524,11 +620,20 @@ def _inside(who: Identity, rest: Array, acted: Array) -> list[_Piece]:
         ring = np.hypot(around[:, 0], around[:, 2]) / radius
         colours = np.full((len(rest), 3), 0.95)
         front = around[:, 1] < 0
-        colours[indices[front & (ring < 0.60)]] = irises[who.eyes]
-        colours[indices[front & (ring < 0.28)]] = (0.02, 0.02, 0.02)
+        colours[indices[front & (ring < iris)]] = np.array(irises[who.eyes]) * (1 - glow) + glow
+        colours[indices[front & (ring < pupil)]] = (0.02, 0.02, 0.02)
         pieces.append(_piece("eyes", _quads_of(name), acted, colours))
     teeth = _quads_of("helper-upper-teeth", "helper-lower-teeth")
-    pieces.append(_piece("mouth", teeth, acted, np.array((0.93, 0.92, 0.88))))
+    white = np.array((0.93, 0.92, 0.88))
+    if look != "storyboard":
+        # The lower jaw does not open in the expressions: its teeth would stand in the mouth, and
+        # the upper row's ends would come through the cheeks.
+        teeth, white = _quads_of("helper-upper-teeth"), white * 0.92
+        used = np.unique(teeth)
+        middle = acted[used].mean(0)
+        acted = acted.copy()
+        acted[used] = middle + (acted[used] - middle) * (0.72, 0.9, 0.8) + (0, 0.004, 0.002)
+    pieces.append(_piece("mouth", teeth, acted, white))
     tongue = np.array((0.60, 0.25, 0.25))
     pieces.append(_piece("mouth", _quads_of("helper-tongue"), acted, tongue))
     return pieces
@@ -539,6 +644,14 @@ def _long_hair(who: Identity, rest: Array, face: FaceFrame) -> _Piece:
     quads = _quads_of("helper-hair")
     middle = rest[quads].mean(1)
     return _piece("hair", quads[~face.before_face(middle)], rest, np.array(hairs[who.hair]))
+
+
+def _grown(who: Identity, vertices: Array, quads: Array) -> _Piece:
+    """Hair of `world.hair`, rigid with the head."""
+    weights = np.zeros((len(vertices), len(body.rig().bones)), np.float32)
+    weights[:, body.rig().bones.index("mixamorig:Head")] = 1
+    colours = np.tile(np.array(hairs[who.hair]), (len(vertices), 1))
+    return _Piece("hair", quads, vertices, colours, weights, np.full(len(vertices), -1))
 
 
 def from_data(data: Mapping[str, Any]) -> Identity:
@@ -565,7 +678,10 @@ __all__ = [
     "from_data",
     "identity",
     "noun",
+    "regions",
+    "resident",
     "scalp_cover",
     "shape",
+    "stand_in",
     "to_data",
 ]

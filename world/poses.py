@@ -66,8 +66,10 @@ def random_pose(rng: np.random.Generator) -> dict[str, Array]:
                 out[f"{side}Hand{finger}{joint}"] = turn("y", sign * (curl + some(4)))
     out.update(_random_legs(rng, some))
     out["Spine1"] = turn("z", some(8)) @ turn("x", some(5)) @ turn("y", some(4))
-    out["Neck"] = turn("z", some(8)) @ turn("x", some(4))
-    out["Head"] = turn("z", some(18)) @ turn("x", some(8)) @ turn("y", some(5))
+    # Now and then a look over the shoulder.
+    aside = float(rng.choice([-1, 1])) * float(rng.uniform(25, 55)) if rng.random() < 0.25 else 0.0
+    out["Neck"] = turn("z", 0.4 * aside + some(8)) @ turn("x", some(4))
+    out["Head"] = turn("z", 0.6 * aside + some(16)) @ turn("x", some(8)) @ turn("y", some(5))
     return out
 
 

@@ -7,14 +7,17 @@ Sample number N is made of its number (and --set) alone: the same one every time
 and order.
 OUT/NNNNNN.npz holds `rgb` (H, W, 3) uint8; `disparity` (H, W) float16, 1/m, 0 = background;
 `person` (H, W) uint8, 0 = none, else 1 + index of the person; `normal` (H, W, 3) uint8 as the
-add-on's normal map. OUT/NNNNNN.json holds the shot's words and, per person, caption and pose.
+add-on's normal map; `part` (H, W) uint8, index of `people.regions`. `standin_disparity`,
+`standin_person`, `standin_normal` show one generic stand-in in each person's place, in the same
+pose before the same camera. OUT/NNNNNN.json holds the shot's words (framing, set, look) and per
+person: caption; pose and standin_pose; head, face: boxes [x0, y0, x1, y1] px, or null, of the head
+with all hair and without what hangs; yaw, pitch: degrees the head is turned from the camera, 0 =
+looks into it, yaw > 0 towards the picture's right edge, pitch > 0 up.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import functools
 import json
 import logging
 import os
@@ -26,227 +29,187 @@ from typing import Any
 
 import numpy as np
 
-from world import people, poses, sets
-from world.studio import Lens, Studio
+from world import looks, people, sets
+from world.cast import (
+    Actor,
+    bone,
+    cast,
+    close_framings,
+    frame,
+    framings,
+    head_boxes,
+    head_turn,
+    pose_points,
+    stand_ins,
+    view,
+)
+from world.studio import Body, Lens, Maps, Studio
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
 
-framings = {
-    "close-up": 0.30,
-    "portrait": 0.52,
-    "medium shot": 0.95,
-    "three-quarter shot": 1.35,
-    "full body shot": 2.05,
-}
-"""Height of the picture at the subject, in metres (of a full body shot: the least)."""
 canvases = ((256, 256), (352, 192), (192, 352), (320, 224))
-_canvas_odds = (0.74, 0.11, 0.09, 0.06)
+_canvas_odds = (0.80, 0.08, 0.07, 0.05)
+_framing_odds = (0.16, 0.28, 0.20, 0.16, 0.20)
+_attempts = 12
 per_person = 6
 identities = 4096
 """People of the training world, `per_person` samples each. Samples from number
 identities * per_person on show other people: they are kept for tests."""
-_set_odds = tuple(0.28 if name == "park" else 0.72 / (len(sets.names) - 1) for name in sets.names)
+_set_odds = tuple(0.20 if name == "park" else 0.80 / (len(sets.names) - 1) for name in sets.names)
 """The park is the sample storyboard's place."""
-_body_points = (
-    None,
-    None,
-    ("RightArm", 0),
-    ("RightForeArm", 0),
-    ("RightHand", 0),
-    ("LeftArm", 0),
-    ("LeftForeArm", 0),
-    ("LeftHand", 0),
-    ("RightUpLeg", 0),
-    ("RightLeg", 0),
-    ("RightFoot", 0),
-    ("LeftUpLeg", 0),
-    ("LeftLeg", 0),
-    ("LeftFoot", 0),
-)
-"""COCO-18 points 0-13 as (bone, 0 = head); nose and neck are worked out."""
-_fingers = ("Thumb", "Index", "Middle", "Ring", "Pinky")
 
 
 @dataclass(frozen=True)
-class Actor:
-    """One person of a sample. yaw: degrees, 0 = faces the camera's side of the set (-y)."""
+class Words:
+    """What a sample is called."""
 
-    who: people.Identity
-    person: people.Figure
-    posed: poses.Posed
-    expression: str
-    yaw: float
-
-
-@functools.lru_cache(maxsize=24)
-def _figure(seed: int, expression: str) -> people.Figure:
-    return people.figure(people.identity(seed), expression)
+    number: int
+    framing: str
+    set_name: str
+    look: str
 
 
-def _actor(rng: np.random.Generator, seed: int, yaw: float, at: Array) -> Actor:
-    expression = str(rng.choice(list(people.expressions)))
-    person = _figure(seed, expression)
-    posed = poses.pose_figure(person, poses.random_pose(rng))
-    hips = posed.heads[person.bones.index("mixamorig:Hips")]
-    centre = np.array([hips[0], hips[1], 0.0])
-    posed = dataclasses.replace(posed, vertices=posed.vertices - centre)
-    posed = dataclasses.replace(posed, heads=posed.heads - centre, tails=posed.tails - centre)
-    posed = posed.moved(poses.turn("z", yaw), at)
-    return Actor(people.identity(seed), person, posed, expression, yaw)
+def _bodies(actors: list[Actor]) -> list[Body]:
+    return [
+        Body(a.posed.vertices, a.person.faces, a.person.colours, a.person.region, a.person.piece)
+        for a in actors
+    ]
 
 
-def _bone(actor: Actor, name: str, tail: bool = False) -> Array:
-    ends = actor.posed.tails if tail else actor.posed.heads
-    return ends[actor.person.bones.index(f"mixamorig:{name}")]
+def _unfit(actors: list[Actor], lens: Lens, maps: Maps | None, framing: str) -> str:
+    """Why a sample is drawn anew, or "": asked once before and once after the maps are there."""
+    width, height = lens.size
+    box, _ = head_boxes(actors[0], lens)
+    if box is None:
+        return "the head is behind the camera"
+    x0, y0, x1, y1 = box
+    inside = max(0, min(x1, width) - max(x0, 0)) * max(0, min(y1, height) - max(y0, 0))
+    if inside < 0.6 * (x1 - x0) * (y1 - y0):
+        return "the head is outside the picture"
+    if maps is None:
+        return ""
+    covered = [(maps.owner == i + 1).mean() for i in range(len(actors))]
+    if covered[0] < 0.02 or max(covered) > 0.85:
+        return "a person is too small or too large"
+    head = (maps.owner == 1) & np.isin(maps.part, (2, 3))
+    wanted = 0.4 if framing in close_framings else 0.25
+    return "the head is hidden" if head.sum() < wanted * inside else ""
 
 
-def _cast(rng: np.random.Generator, number: int, framing: str) -> list[Actor]:
-    """One person, or in about a quarter of the samples two."""
-    close = framing in ("close-up", "portrait")
-    first = number // per_person
-    behind = rng.random() < 0.15
-    yaw = float(rng.uniform(110, 250) if behind else rng.normal(0, 32 if close else 42))
-    actors = [_actor(rng, first, yaw, np.zeros(3))]
-    if rng.random() < (0.12 if close else 0.32):
-        second = int(rng.integers(identities)) + first // identities * identities
-        side = float(rng.choice([-1, 1])) * float(rng.uniform(0.22 if close else 0.3, 0.85))
-        back = float(rng.uniform(-0.5, 0.9))
-        behind = rng.random() < 0.2
-        yaw = float(rng.uniform(110, 250) if behind else rng.normal(0, 50))
-        actors.append(_actor(rng, second, yaw, np.array([side, back, 0.0])))
-    return actors
+def _light(rng: np.random.Generator, words: Words) -> tuple[int, tuple[float, float, float]]:
+    """Which light, and the picture's gain: the set's own tint, brighter or darker, warm or cool."""
+    light = int(rng.integers(len(looks.lights)))
+    bright = float(rng.uniform(0.84, 1.12))
+    if words.look == "animated":
+        bright *= 0.95
+    warm = float(np.clip(rng.normal(0, 0.03), -0.05, 0.05))
+    r, g, b = sets.tints.get(words.set_name, (1.0, 1.0, 1.0))
+    return light, (r * bright * (1 + warm), g * bright, b * bright * (1 - warm))
 
 
-def _lens(
-    rng: np.random.Generator, actors: list[Actor], framing: str, size: tuple[int, int]
-) -> Lens:
-    width, height = size
-    main = actors[0]
-    head = _bone(main, "Head") + np.array([0, 0, 0.09])
-    hips = _bone(main, "Hips")
-    low, high = main.posed.vertices.min(0), main.posed.vertices.max(0)
-    centre = {
-        "close-up": head,
-        "portrait": head - [0, 0, 0.09],
-        "medium shot": head * 0.62 + hips * 0.38,
-        "three-quarter shot": head * 0.42 + hips * 0.58,
-        "full body shot": (low + high) / 2,
-    }[framing]
-    reach = framings[framing] * float(rng.uniform(0.9, 1.15))
-    if framing == "full body shot":
-        reach = max(reach * 0.5, float(high[2] - low[2]) * float(rng.uniform(1.1, 1.5)))
-    if len(actors) > 1:
-        other = _bone(actors[1], "Head") + np.array([0, 0, 0.09])
-        share = float(rng.uniform(0.35, 0.5))
-        centre = centre + np.array([(other[0] - head[0]) * share, 0, 0])
-        reach = max(reach, 1.15 * abs(float(other[0] - head[0])) * height / width)
-    # A tall canvas still has to hold the subject's width.
-    reach *= max(1.0, 0.8 * height / width)
-    centre = centre + rng.normal(0, 0.04, 3) * reach
-    degrees = float(rng.normal(2, 8))
-    focal = float(rng.uniform(32, 75))
-    return Lens.towards(centre, reach, focal, degrees, size, orthographic=bool(rng.random() < 0.06))
+def _described(
+    actor: Actor, double: Actor, index: int, lens: Lens, maps: Maps, plain: Maps
+) -> dict[str, Any]:
+    """What the JSON says of one person. double: the stand-in, plain: the maps that show it."""
+    yaw, pitch = head_turn(actor, lens)
+    words = (people.noun(actor.who), people.description(actor.who), actor.expression)
+    boxes = [None if b is None else _clipped(b, lens.size) for b in head_boxes(actor, lens)]
+    return {
+        "identity": actor.who.seed,
+        "caption": ", ".join([*words, view(yaw)]),
+        "seen": bool((maps.owner == index + 1).any()),
+        "distance": round(float(np.linalg.norm(bone(actor, "Head") - lens.position)), 3),
+        "head": boxes[0],
+        "face": boxes[1],
+        "yaw": round(yaw, 1),
+        "pitch": round(pitch, 1),
+        "pose": pose_points(actor, index, lens, maps.depth, maps.owner),
+        "standin_pose": pose_points(double, index, lens, plain.depth, plain.owner),
+    }
 
 
-def _state(z_buffer: Array, owner: Array, index: int, point: Array, slack: float) -> str:
-    """request.Keypoint's state of a projected point (x, y, z)."""
-    height, width = z_buffer.shape
-    x, y, z = point
-    if z <= 0:
-        return "behind"
-    if not (0 <= x < width and 0 <= y < height):
-        return "outside"
-    before = z_buffer[int(y), int(x)]
-    own = owner[int(y), int(x)] == index + 1
-    return "hidden" if before < z - (slack if own else 0.05) else "visible"
+def _clipped(box: tuple[float, float, float, float], size: tuple[int, int]) -> list[int] | None:
+    """A box in whole pixels of the picture, None: outside."""
+    x0, x1 = (int(np.clip(round(v), 0, size[0])) for v in (box[0], box[2]))
+    y0, y1 = (int(np.clip(round(v), 0, size[1])) for v in (box[1], box[3]))
+    return [x0, y0, x1, y1] if x1 > x0 and y1 > y0 else None
 
 
-def _points(actor: Actor) -> dict[str, list[tuple[Array, float]]]:
-    """World points of a pose by part, each with how deep it may lie in its own body (m)."""
-    inside, hand, surface = 0.17, 0.06, 0.02
-    v, marks, ears = actor.posed.vertices, actor.person.landmarks, actor.person.ears
-    shoulders = (_bone(actor, "RightArm") + _bone(actor, "LeftArm")) / 2
-    body: list[tuple[Array, float]] = [(v[marks[30]], surface), (shoulders, inside)]
-    body += [(_bone(actor, bone[0]), inside) for bone in _body_points if bone is not None]
-    body += [(v[marks[68]], surface), (v[marks[69]], surface)]
-    body += [(v[ears[0]], 0.05), (v[ears[1]], 0.05)]
-    out = {"body": body, "face": [(v[m], surface) for m in marks]}
-    for side in ("left", "right"):
-        name = f"{side.title()}Hand"
-        points = [(_bone(actor, name), hand)]
-        for finger in _fingers:
-            points += [(_bone(actor, f"{name}{finger}{k}"), hand) for k in (1, 2, 3)]
-            points.append((_bone(actor, f"{name}{finger}3", tail=True), hand))
-        out[f"{side}_hand"] = points
-    return out
+def _disparity(depth: Array) -> Array:
+    return np.where(np.isfinite(depth), 1 / depth, 0).astype(np.float16)
 
 
-def _pose(actor: Actor, index: int, lens: Lens, z_buffer: Array, owner: Array) -> dict[str, Any]:
-    out = {}
-    for part, points in _points(actor).items():
-        projected = lens.project(np.array([p for p, _ in points]))
-        states = [
-            _state(z_buffer, owner, index, point, slack)
-            for point, (_, slack) in zip(projected, points, strict=True)
-        ]
-        out[part] = [
-            [round(float(x), 2), round(float(y), 2), round(float(z), 4), state]
-            for (x, y, z), state in zip(projected, states, strict=True)
-        ]
-    return out
-
-
-def _view(actor: Actor, lens: Lens) -> str:
-    """Where the head looks, in words."""
-    head = actor.person.bones.index("mixamorig:Head")
-    marks = actor.posed.vertices[actor.person.landmarks[[68, 69, 30]]]
-    ahead = marks.mean(0) - actor.posed.heads[head]
-    away = lens.position - actor.posed.heads[head]
-    angle = np.degrees(np.arctan2(ahead[0], -ahead[1]) - np.arctan2(away[0], -away[1]))
-    angle = abs((angle + 180) % 360 - 180)
-    return "from behind" if angle > 110 else "in profile" if angle > 55 else "facing"
+def shoot(
+    rng: np.random.Generator, studio: Studio, actors: list[Actor], lens: Lens, words: Words
+) -> tuple[dict[str, Array], dict[str, Any]] | None:
+    """A sample's arrays and description; None: the picture is unfit."""
+    subject = float(-lens.camera_space(bone(actors[0], "Hips")[None])[0, 2])
+    scene = sets.build(words.set_name, rng)
+    for actor in actors:
+        if actor.sits:
+            seat = bone(actor, "Hips") - np.array([0, 0, 0.10])
+            scene = sets.with_stool(scene, seat)
+    scene = sets.before(scene, lens.matrix_world, subject - 0.8)
+    light, gain = _light(rng, words)
+    studio.prepare(scene, lens)
+    studio.seat(_bodies(actors))
+    maps = studio.maps()
+    if _unfit(actors, lens, maps, words.framing):
+        return None
+    rgb = looks.over(studio.picture(words.look, light), sets.skies[words.set_name], gain, words.look)
+    doubles = stand_ins(actors, words.framing)
+    studio.seat(_bodies(doubles))
+    plain = studio.maps()
+    described = [
+        _described(actor, double, index, lens, maps, plain)
+        for index, (actor, double) in enumerate(zip(actors, doubles, strict=True))
+    ]
+    arrays = {
+        "rgb": rgb,
+        "disparity": _disparity(maps.depth),
+        "person": maps.owner,
+        "normal": maps.normal,
+        "part": maps.part,
+        "standin_disparity": _disparity(plain.depth),
+        "standin_person": plain.owner,
+        "standin_normal": plain.normal,
+    }
+    return arrays, {
+        "number": words.number,
+        "framing": words.framing,
+        "set": words.set_name,
+        "look": words.look,
+        "people": described,
+    }
 
 
 def make(
     number: int, studio: Studio, only: str | None = None
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Sample `number`: arrays and description as the module's head says. only: this set."""
-    rng = np.random.default_rng([number, 2611])
-    framing = str(rng.choice(list(framings), p=[0.2, 0.22, 0.2, 0.17, 0.21]))
+    for attempt in range(_attempts):
+        made = _attempt(number, attempt, studio, only)
+        if made is not None:
+            return made
+    raise RuntimeError(f"Sample {number} shows nobody in {_attempts} attempts: see `_unfit`.")
+
+
+def _attempt(
+    number: int, attempt: int, studio: Studio, only: str | None
+) -> tuple[dict[str, Array], dict[str, Any]] | None:
+    rng = np.random.default_rng([number, 2611, attempt])
+    framing = str(rng.choice(list(framings), p=_framing_odds))
+    look = str(rng.choice(looks.looks))
     size = canvases[int(rng.choice(len(canvases), p=_canvas_odds))]
     set_name = only or str(rng.choice(sets.names, p=_set_odds))
-    actors = _cast(rng, number, framing)
-    lens = _lens(rng, actors, framing, size)
-    subject = float(-lens.camera_space(_bone(actors[0], "Hips")[None])[0, 2])
-    scene = sets.before(sets.build(set_name, rng), lens.matrix_world, subject - 0.8)
-    picture = studio.shoot(
-        [(a.posed.vertices, a.person.faces, a.person.colours) for a in actors], scene, lens
-    )
-    rgb = picture.over(sets.skies[set_name], sets.tints.get(set_name, (1, 1, 1)))
-    order = [int(i) for i in np.unique(picture.owner) if i > 0]
-    described = []
-    for index, actor in enumerate(actors):
-        words = (people.noun(actor.who), people.description(actor.who), actor.expression)
-        described.append(
-            {
-                "identity": actor.who.seed,
-                "caption": ", ".join([*words, _view(actor, lens)]),
-                "seen": index + 1 in order,
-                "distance": round(float(np.linalg.norm(_bone(actor, "Head") - lens.position)), 3),
-                "pose": _pose(actor, index, lens, picture.depth, picture.owner),
-            }
-        )
-    disparity = np.where(np.isfinite(picture.depth), 1 / picture.depth, 0)
-    arrays = {
-        "rgb": rgb,
-        "disparity": disparity.astype(np.float16),
-        "person": picture.owner,
-        "normal": picture.normal,
-    }
-    return arrays, {"number": number, "framing": framing, "set": set_name, "people": described}
-
-
+    first = number // per_person
+    pool = (first // identities * identities, identities)
+    actors = cast(rng, first, pool, framing, look)
+    lens = frame(rng, actors, framing, size)
+    if _unfit(actors, lens, None, framing):
+        return None
+    return shoot(rng, studio, actors, lens, Words(number, framing, set_name, look))
 def main(argv: list[str]) -> int:
     """Make samples into a folder; those that are there already are kept."""
     parser = argparse.ArgumentParser(prog="python -m world.samples", description=main.__doc__)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Nine simple sets as coloured quads. Metres, z up, the floor at z = 0."""
+"""Twelve simple sets as coloured quads. Metres, z up, the floor at z = 0."""
 
 from __future__ import annotations
 
@@ -16,25 +16,32 @@ floors: dict[str, Colour] = {
     "city": (0.42, 0.42, 0.44),
     "beach": (0.88, 0.78, 0.55),
     "snow": (0.93, 0.95, 0.98),
-    "night street": (0.13, 0.13, 0.18),
+    "night street": (0.24, 0.24, 0.34),
     "room": (0.50, 0.34, 0.22),
     "desert": (0.82, 0.55, 0.32),
     "park": (0.40, 0.60, 0.26),
     "studio": (0.62, 0.62, 0.64),
+    "kitchen": (0.70, 0.66, 0.60),
+    "stage": (0.42, 0.26, 0.15),
+    "bridge": (0.60, 0.57, 0.54),
 }
 skies: dict[str, Colour] = {
     "forest": (0.55, 0.75, 0.90),
     "city": (0.70, 0.78, 0.88),
     "beach": (0.45, 0.72, 0.95),
     "snow": (0.80, 0.86, 0.93),
-    "night street": (0.03, 0.04, 0.12),
+    "night street": (0.07, 0.09, 0.26),
     "room": (0.86, 0.80, 0.70),
     "desert": (0.98, 0.80, 0.55),
     "park": (0.55, 0.75, 0.90),
     "studio": (0.70, 0.70, 0.72),
+    "kitchen": (0.90, 0.95, 0.96),
+    "stage": (0.20, 0.03, 0.06),
+    "bridge": (0.62, 0.80, 0.95),
 }
 tints: dict[str, Colour] = {
-    "night street": (0.62, 0.66, 0.92),
+    "night street": (0.80, 0.84, 1.04),
+    "stage": (1.08, 0.98, 0.94),
     "snow": (0.97, 1.0, 1.05),
     "beach": (1.06, 1.0, 0.92),
     "desert": (1.08, 0.98, 0.85),
@@ -100,7 +107,7 @@ def build(name: str, rng: np.random.Generator) -> SetMesh:
     if furnish is not None:
         furnish(b, rng)
     vertices = np.concatenate(b.points)
-    angle = float(rng.uniform(0, 2 * np.pi)) if name not in ("beach", "park") else 0.0
+    angle = float(rng.uniform(0, 2 * np.pi)) if name not in ("beach", "park", "bridge") else 0.0
     c, s = np.cos(angle), np.sin(angle)
     vertices = vertices @ np.array([[c, s, 0], [-s, c, 0], [0, 0, 1.0]])
     faces = np.arange(len(vertices)).reshape(-1, 4)
@@ -151,7 +158,7 @@ def _city(b: _Builder, rng: np.random.Generator) -> None:
 def _night(b: _Builder, rng: np.random.Generator) -> None:
     for x, y in _ring(rng, 26, 6, 20):
         height = float(rng.uniform(3, 14))
-        b.box(x, y, (1.6, 1.6), height, np.array([0.9, 0.9, 1.3]) * float(rng.uniform(0.1, 0.22)))
+        b.box(x, y, (1.6, 1.6), height, np.array([0.9, 0.9, 1.3]) * float(rng.uniform(0.16, 0.30)))
         side = x - 1.62 * np.sign(x)
         for z in np.arange(0.6, height - 1, 1.6):
             corners = [(side, y - 0.5, z), (side, y + 0.5, z), (side, y + 0.5, z + 0.9)]
@@ -237,6 +244,76 @@ def _bench(b: _Builder, rng: np.random.Generator) -> None:
         b.box(u + x, v + 0.22, (0.025, 0.025), 0.80, iron)
 
 
+def _wall(side: int, half: float) -> Callable[[float, float, float, float, float], Array]:
+    """Upright rectangles (x0, x1, z0, z1, distance before the wall) on wall `side` of a square."""
+    c, s = np.cos(side * np.pi / 2), np.sin(side * np.pi / 2)
+    turned = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
+
+    def flat(x0: float, x1: float, z0: float, z1: float, before: float) -> Array:
+        y = half - before
+        return np.array([(x0, y, z0), (x1, y, z0), (x1, y, z1), (x0, y, z1)]) @ turned.T
+
+    return flat
+
+
+def _kitchen(b: _Builder, rng: np.random.Generator) -> None:
+    """Tiled walls, worktops with cupboards below and above, a window."""
+    front = np.array(((0.24, 0.56, 0.56), (0.30, 0.50, 0.66), (0.52, 0.62, 0.44))[rng.integers(3)])
+    for side in range(4):
+        flat = _wall(side, 3.2)
+        b.quad(flat(-3.2, 3.2, 0, 3, 0), np.array((0.84, 0.85, 0.80)) * (0.95 + 0.05 * (side % 2)))
+        for z in (1.05, 1.25, 1.45):
+            b.quad(flat(-3.2, 3.2, z, z + 0.012, 0.01), (0.74, 0.78, 0.78))
+        for x in np.arange(-3.0, 2.9, 0.8):
+            b.quad(flat(x, x + 0.76, 0.08, 0.86, 0.55), front)
+            b.quad(flat(x + 0.3, x + 0.46, 0.74, 0.77, 0.56), (0.85, 0.85, 0.85))
+            if side % 2:
+                b.quad(flat(x, x + 0.76, 1.75, 2.5, 0.3), front * 1.1)
+        b.quad(flat(-3.2, 3.2, 0.86, 0.92, 0.57), (0.45, 0.33, 0.24))
+        if side % 2 == 0:
+            b.quad(flat(-0.9, 0.9, 1.2, 2.4, 0.015), (0.60, 0.84, 0.98))
+            b.quad(flat(-0.03, 0.03, 1.2, 2.4, 0.02), (0.97, 0.97, 0.97))
+
+
+def _stage(b: _Builder, rng: np.random.Generator) -> None:
+    """Red curtains in folds all round, lamps above."""
+    for side in range(4):
+        flat = _wall(side, 4.5)
+        for k, x in enumerate(np.arange(-4.5, 4.4, 0.45)):
+            red = np.array((0.56, 0.06, 0.11)) * (1.0 if k % 2 else 0.72)
+            b.quad(flat(x, x + 0.45, 0, 6, 0.05 * (k % 2)), red)
+        b.quad(flat(-4.5, 4.5, 3.0, 3.5, 0.2), (0.90, 0.70, 0.22))
+    for x, y in _ring(rng, 8, 2.5, 4):
+        b.box(x, y, (0.12, 0.12), 3.0, (1.0, 0.95, 0.70), low=2.75)
+
+
+def _bridge(b: _Builder, rng: np.random.Generator) -> None:
+    """A stone bridge over a river: water on both sides, parapets, posts, far hills."""
+    half = float(rng.uniform(1.6, 2.4))
+    water = (0.16, 0.46, 0.62)
+    for sign in (-1, 1):
+        far, near = sorted((sign * 60, sign * half))
+        b.quad([(-60, far, 0.01), (60, far, 0.01), (60, near, 0.01), (-60, near, 0.01)], water)
+        b.box(0, sign * half, (30, 0.10), 0.75, (0.68, 0.52, 0.42))
+        for x in np.arange(-27, 28, 3.0):
+            b.box(float(x), sign * half, (0.18, 0.18), 1.15, (0.58, 0.42, 0.34))
+    for u, v in _ring(rng, 7, 55, 72):
+        b.cone((u, v, -0.1), float(rng.uniform(20, 32)), float(rng.uniform(6, 14)), (0.42, 0.58, 0.40))
+
+
+def with_stool(scene: SetMesh, seat: Array) -> SetMesh:
+    """The set with a stool under a seat, (3,) metres."""
+    b = _Builder()
+    x, y, height = (float(c) for c in seat)
+    b.box(x, y, (0.20, 0.20), height, (0.52, 0.36, 0.22))
+    faces = np.arange(len(scene.vertices), len(scene.vertices) + 4 * len(b.points)).reshape(-1, 4)
+    return SetMesh(
+        np.concatenate([scene.vertices, *b.points]),
+        np.concatenate([scene.faces, faces]),
+        np.concatenate([scene.colours, np.repeat(b.colours, 4, axis=0)]),
+    )
+
+
 _furnish: dict[str, Callable[[_Builder, np.random.Generator], None]] = {
     "forest": _trees((0.10, 0.36, 0.13)),
     "snow": _trees((0.75, 0.85, 0.85)),
@@ -246,4 +323,7 @@ _furnish: dict[str, Callable[[_Builder, np.random.Generator], None]] = {
     "room": _room,
     "desert": _desert,
     "park": _park,
+    "kitchen": _kitchen,
+    "stage": _stage,
+    "bridge": _bridge,
 }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pictures of people in sets with their depth, owners and normals, by Workbench (bpy)."""
+"""Pictures of people in sets with their depth, owners, parts and normals, by Workbench (bpy)."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,22 @@ import numpy as np
 from mathutils import Matrix
 
 from addon.core.normals import normal_map
+from world import looks
 from world.sets import SetMesh
 
 Array = np.ndarray
-Triple = tuple[float, float, float]
-Body = tuple[Array, Array, Array]
-"""vertices (N, 3) world metres, faces (M, 4), colours (N, 3) sRGB."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """vertices (N, 3) world metres, faces (M, 4), colours (N, 3) sRGB, regions (M,) uint8 of
+    `people.regions`, pieces (M,) numbers: faces of one number are one object, outlined alone."""
+
+    vertices: Array
+    faces: Array
+    colours: Array
+    regions: Array
+    pieces: Array
 
 
 @dataclass(frozen=True)
@@ -85,26 +96,21 @@ class Lens:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """colour (H, W, 4) float sRGB, alpha last; depth (H, W) float32 m, inf = nothing;
-    owner (H, W) uint8, 1 + index of the body; normal (H, W, 3) uint8, the add-on's normal map."""
+class Maps:
+    """depth (H, W) float32 m, inf = nothing; owner (H, W) uint8, 1 + index of the body; normal
+    (H, W, 3) uint8, the add-on's normal map; part (H, W) uint8, index of `people.regions`."""
 
-    colour: Array
     depth: Array
     owner: Array
     normal: Array
-
-    def over(self, sky: Triple, tint: Triple) -> Array:
-        """(H, W, 3) uint8: before a sky that lightens downwards, all of it tinted."""
-        height = self.colour.shape[0]
-        ramp = np.linspace(0.93, 1.08, height)[:, None, None]
-        alpha = self.colour[..., 3:]
-        rgb = self.colour[..., :3] * np.asarray(tint) * alpha + np.asarray(sky) * ramp * (1 - alpha)
-        return (np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8)
+    part: Array
 
 
 class Studio:
-    """One empty Blender scene that is used again for every picture."""
+    """One empty Blender scene that is used again for every picture.
+
+    `prepare` places camera and set, `seat` the bodies; then `maps` and `picture` show them.
+    """
 
     def __init__(self) -> None:
         bpy.ops.wm.read_factory_settings(use_empty=True)
@@ -122,33 +128,13 @@ class Studio:
         scene.collection.objects.link(self._camera)
         scene.camera = self._camera
         self._folder = tempfile.TemporaryDirectory(prefix="onmodel-world-")
+        self._lights: dict[tuple[str, int], str] = {}
+        self._lens: Lens | None = None
 
-    def shoot(self, bodies: list[Body], scene: SetMesh, lens: Lens) -> Picture:
-        """Render the bodies in the set."""
-        self._aim(lens)
-        meshes = [
-            self._put(f"body {i}", v, f, c, smooth=True) for i, (v, f, c) in enumerate(bodies)
-        ]
-        meshes.append(self._put("set", scene.vertices, scene.faces, scene.colours, smooth=False))
-        colour = self._render(beauty=True)
-        rotation = lens.matrix_world[:3, :3]
-        for index, mesh in enumerate(meshes):
-            count = len(mesh.vertices)
-            flat = np.empty(count * 3, np.float32)
-            mesh.vertices.foreach_get("co", flat)
-            depth = -lens.camera_space(flat.reshape(-1, 3))[:, 2]
-            mesh.vertex_normals.foreach_get("vector", flat)
-            normal = flat.reshape(-1, 3) @ rotation
-            owner = 4.0 * (index + 1 if index < len(bodies) else 0)
-            _paint(mesh, np.stack([depth, owner + normal[:, 0], normal[:, 1]], axis=1))
-        data = self._render(beauty=False)
-        for obj in [o for o in self._scene.objects if o.type == "MESH"]:
-            mesh = obj.data
-            bpy.data.objects.remove(obj)
-            bpy.data.meshes.remove(mesh)
-        return _read(colour, data, lens)
-
-    def _aim(self, lens: Lens) -> None:
+    def prepare(self, scene: SetMesh, lens: Lens) -> None:
+        """A set before a camera, nobody in it."""
+        self._remove("")
+        self._lens = lens
         width, height = lens.size
         render = self._scene.render
         render.resolution_x, render.resolution_y = width, height
@@ -160,8 +146,75 @@ class Studio:
         camera.clip_start, camera.clip_end = 0.02, 300
         self._camera.matrix_world = Matrix(lens.matrix_world.tolist())
         bpy.context.view_layer.update()
+        nothing = np.zeros(len(scene.faces), np.uint8)
+        self._put("set", scene.vertices, scene.faces, scene.colours, 0, nothing)
 
-    def _put(self, name: str, vertices: Array, faces: Array, colours: Array, smooth: bool):  # type: ignore[no-untyped-def]
+    def seat(self, bodies: Sequence[Body]) -> None:
+        """These bodies in place of those that were there."""
+        self._remove("body")
+        for index, one in enumerate(bodies):
+            for piece in np.unique(one.pieces):
+                mine = one.pieces == piece
+                used, faces = np.unique(one.faces[mine], return_inverse=True)
+                self._put(
+                    f"body {index} {piece}",
+                    one.vertices[used],
+                    faces.reshape(-1, 4),
+                    one.colours[used],
+                    index + 1,
+                    one.regions[mine],
+                )
+
+    def maps(self) -> Maps:
+        """What the add-on would capture."""
+        return _read(self._render("data"), self._aimed())
+
+    def picture(self, look: str, light: int) -> Array:
+        """(H, W, 4) float32 sRGB, alpha last. look: of `looks`; light: index of `looks.lights`."""
+        shading = self._scene.display.shading
+        shading.light = "MATCAP"
+        shading.studio_light = self._light(look, light)
+        shading.show_object_outline = look == "animated"
+        shading.object_outline_color = (0.05, 0.03, 0.05)
+        shading.show_cavity = look == "realistic"
+        shading.cavity_type = "SCREEN"
+        shading.curvature_ridge_factor, shading.curvature_valley_factor = 0.2, 0.4
+        return self._render("colour")
+
+    def _aimed(self) -> Lens:
+        if self._lens is None:
+            raise RuntimeError("Prepare the studio before looking at it.")
+        return self._lens
+
+    def _light(self, look: str, light: int) -> str:
+        """The name of Blender's studio light of that look, made on first use."""
+        key = (look, light)
+        if key not in self._lights:
+            ball = looks.ball(look, light)
+            side = ball.shape[0]
+            image = bpy.data.images.new("ball", side, side, float_buffer=True)
+            rgba = np.concatenate([ball, np.ones((side, side, 1))], axis=2)
+            image.pixels.foreach_set(rgba.astype(np.float32).ravel())
+            image.filepath_raw = str(Path(self._folder.name) / f"onmodel-{look}-{light}.exr")
+            image.file_format = "OPEN_EXR"
+            image.save()
+            loaded = bpy.context.preferences.studio_lights.load(image.filepath_raw, "MATCAP")
+            bpy.data.images.remove(image)
+            self._lights[key] = loaded.name
+        return self._lights[key]
+
+    def _remove(self, prefix: str) -> None:
+        for obj in [o for o in self._scene.objects if o.type == "MESH"]:
+            if obj.name.startswith(prefix):
+                mesh = obj.data
+                bpy.data.objects.remove(obj)
+                bpy.data.meshes.remove(mesh)
+
+    def _put(
+        self, name: str, vertices: Array, faces: Array, colours: Array, owner: int, parts: Array
+    ) -> None:
+        """A mesh with its colours and, on its corners, what the maps need."""
+        lens = self._aimed()
         mesh = bpy.data.meshes.new(name)
         # A triangle repeats its last corner.
         corners = np.where(faces[:, 3] == faces[:, 2], 3, 4)
@@ -174,20 +227,31 @@ class Studio:
         starts = np.concatenate([[0], np.cumsum(corners)[:-1]])
         mesh.polygons.foreach_set("loop_start", starts.astype(np.int32))
         mesh.update(calc_edges=True)
-        mesh.polygons.foreach_set("use_smooth", np.full(len(faces), smooth))
-        mesh.color_attributes.new("colour", "FLOAT_COLOR", "POINT")
-        mesh.color_attributes.active_color = mesh.color_attributes["colour"]
-        c = np.asarray(colours)
-        _paint(mesh, np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4))
+        mesh.polygons.foreach_set("use_smooth", np.full(len(faces), owner > 0))
+        linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+        _paint(mesh, "colour", "POINT", linear)
+        depth = -lens.camera_space(vertices)[:, 2]
+        flat = np.empty(len(vertices) * 3, np.float32)
+        mesh.vertex_normals.foreach_get("vector", flat)
+        normal = flat.reshape(-1, 3) @ lens.matrix_world[:3, :3]
+        data = np.stack([depth, 4.0 * owner + normal[:, 0], normal[:, 1]], axis=1)[loops]
+        data[:, 2] += 4.0 * np.repeat(parts, corners)
+        _paint(mesh, "data", "CORNER", data)
         self._scene.collection.objects.link(bpy.data.objects.new(name, mesh))
-        return mesh
 
-    def _render(self, beauty: bool) -> Array:
-        """(H, W, 4) float32, row 0 on top."""
+    def _render(self, layer: str) -> Array:
+        """(H, W, 4) float32, row 0 on top. layer: the colour attribute shown."""
         scene = self._scene
         shading, image = scene.display.shading, scene.render.image_settings
-        shading.light = "STUDIO" if beauty else "FLAT"
-        scene.display.render_aa = "8" if beauty else "OFF"
+        for obj in scene.objects:
+            if obj.type == "MESH":
+                attributes = obj.data.color_attributes
+                attributes.active_color = attributes[layer]
+        beauty = layer == "colour"
+        if not beauty:
+            shading.light = "FLAT"
+            shading.show_object_outline = shading.show_cavity = False
+        scene.display.render_aa = "5" if beauty else "OFF"
         image.file_format = "PNG" if beauty else "OPEN_EXR"
         image.color_mode = "RGBA"
         image.color_depth = "8" if beauty else "32"
@@ -205,20 +269,21 @@ class Studio:
         return pixels.reshape(height, width, 4)[::-1]
 
 
-def _paint(mesh, colours: Array) -> None:  # type: ignore[no-untyped-def]
+def _paint(mesh: bpy.types.Mesh, name: str, domain: str, colours: Array) -> None:
     rgba = np.concatenate([colours, np.ones((len(colours), 1))], axis=1).astype(np.float32)
-    mesh.color_attributes["colour"].data.foreach_set("color", rgba.ravel())
-    mesh.update()
+    layer = mesh.color_attributes.new(name, "FLOAT_COLOR", domain)
+    layer.data.foreach_set("color", rgba.ravel())
 
 
-def _read(colour: Array, data: Array, lens: Lens) -> Picture:
-    """Unpack the data render: depth, 4 * owner + normal x, normal y."""
+def _read(data: Array, lens: Lens) -> Maps:
+    """Unpack the data render: depth, 4 * owner + normal x, 4 * part + normal y."""
     empty = data[..., 3] < 0.5
     depth = np.where(empty, np.inf, data[..., 0]).astype(np.float32)
-    owner = np.rint(data[..., 1] / 4)
-    x, y = data[..., 1] - 4 * owner, data[..., 2]
+    owner, part = np.rint(data[..., 1] / 4), np.rint(data[..., 2] / 4)
+    x, y = data[..., 1] - 4 * owner, data[..., 2] - 4 * part
     # Surfaces seen from within (a sleeve's end) have normals that look away: they are turned.
     z = np.sqrt(np.clip(1 - x * x - y * y, 0, None))
     world = np.stack([x, y, z], axis=-1) @ lens.matrix_world[:3, :3].T
     normal = normal_map(world, lens.matrix_world, empty)
-    return Picture(colour, depth, np.where(empty, 0, owner).astype(np.uint8), normal)
+    owner, part = (np.where(empty, 0, v).astype(np.uint8) for v in (owner, part))
+    return Maps(depth, owner, normal, part)
