@@ -84,22 +84,25 @@ def _head_share() -> Array:
 
 
 eye_growth = 0.5
-"""How much wider drawn people's eyes are; they are about twice as high."""
+"""How much wider drawn people's eyes are; they are about two thirds higher."""
 
 
 def stylise(rest: Array, eyes: float = eye_growth, head: float = 0.13) -> Array:
     """A body at rest, base vertices (V, 3), with eyes and head larger by these shares."""
+    rest = rest.copy()
+    for side in ("left", "right"):
+        body.morph(rest, f"expression/units/caucasian/eye-{side}-opened-up", 0.6)
     out = rest.copy()
     for side in "lr":
         ball_points = body.group(f"helper-{side}-eye")
         centre = rest[ball_points].mean(0)
         radius = np.linalg.norm(rest[ball_points] - centre, axis=1).max()
         away = rest - centre
-        near = 1 - _step(1.1, 3.0, np.linalg.norm(away, axis=1) / radius)
+        near = 1 - _step(0.9, 4.2, np.linalg.norm(away, axis=1) / radius)
         near[ball_points] = 1.0
         # Apart a little, or the inner corners would meet over the nose.
         aside = np.array([np.sign(centre[0]) * 0.12 * radius, 0, -0.1 * radius])
-        out += near[:, None] * (away * eyes * np.array((1.0, 0.6, 1.9)) + aside)
+        out += near[:, None] * (away * eyes * np.array((0.9, 0.1, 1.3)) + aside)
     bones = body.rig().bones
     pivot = body.bone_ends(rest)[0][bones.index("mixamorig:Neck")]
     return out + _head_share()[:, None] * (out - pivot) * head
