@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -54,13 +54,16 @@ class ShotCapture:
 
     scene: the film scene. shot: gives camera, keyframes and size. cast: every member of the cast
     whose objects are in the scene. native_pixels, multiple: of the model that will draw.
-    view_layer: the one that says what is seen; the window's, else the first.
+    view_layer: the one that says what is seen; the window's, else the first. frames: capture these
+    of the shot's keyframes alone; None takes all.
 
         with ShotCapture(scene, shot, cast, 1024 * 1024, 64) as capture:
             for what in capture.steps(): ...
         capture.keyframes
 
-    `keyframes` is complete when the steps are through: depth maps share one range over the shot.
+    `keyframes` is complete when the steps are through. The range of the depth maps is the shot's:
+    that of all its keyframes, whichever are captured. The others are rendered for their depths
+    only, so that a keyframe captured alone is the same to the byte as captured among them.
     """
 
     def __init__(
@@ -71,13 +74,16 @@ class ShotCapture:
         native_pixels: int,
         multiple: int,
         view_layer: str | None = None,
+        frames: Collection[int] | None = None,
     ) -> None:
         self.scene, self.shot, self.cast = scene, shot, list(cast)
+        self.frames = frozenset(shot.keyframes if frames is None else frames)
         self.native_pixels, self.multiple = native_pixels, multiple
         self.view_layer = view_layer
         self.keyframes: list[CapturedKeyframe] = []
         self.closed = False
         self._watchers: list[Watcher] | None = None
+        self._other_depths: list[np.ndarray] = []
         self._developing: deque[Future[CapturedKeyframe]] = deque()
         self._darkroom = ThreadPoolExecutor(1, thread_name_prefix="onmodel-capture")
 
@@ -100,9 +106,13 @@ class ShotCapture:
         Raises CaptureError.
         """
         name = self.shot.name
-        for frame in self.shot.keyframes:
+        for frame in sorted(self.frames.union(self.shot.keyframes)):
             if self.closed:
                 return
+            if frame not in self.frames:
+                self._other_depths.append(self._expose(frame, depth_only=True).passes.z)
+                yield f"{name} frame {frame}: depth"
+                continue
             exposure = self._expose(frame)
             self._developing.append(self._develop(develop, exposure))
             yield f"{name} frame {frame}: rendered"
@@ -111,7 +121,7 @@ class ShotCapture:
         while self._developing and not self.closed:
             yield self._wait(f"{name}: maps")
         if not self.closed:
-            finishing = self._develop(finish_depth, self.keyframes)
+            finishing = self._develop(finish_depth, self.keyframes, self._other_depths)
             while not self.closed and not _is_done(finishing):
                 yield f"{name}: depth"
             if not self.closed:
@@ -125,7 +135,7 @@ class ShotCapture:
         future.add_done_callback(_in_work.discard)
         return future
 
-    def _expose(self, frame: int) -> Exposure:
+    def _expose(self, frame: int, depth_only: bool = False) -> Exposure:
         # What a cancelled capture left in work must be through before Blender renders.
         wait(set(_in_work))
         try:
@@ -136,7 +146,7 @@ class ShotCapture:
                 self.scene,
                 camera,
                 frame,
-                self._watchers,
+                [] if depth_only else self._watchers,
                 self.shot.frame_size,
                 self.native_pixels,
                 self.multiple,

@@ -103,9 +103,14 @@ def develop(exposure: Exposure) -> CapturedKeyframe:
     return keyframe
 
 
-def finish_depth(keyframes: Sequence[CapturedKeyframe]) -> None:
-    """Draw the depth maps of a shot with one range, so that they do not flicker."""
-    near, far = depth.depth_range([k.depth for k in keyframes])
+def finish_depth(
+    keyframes: Sequence[CapturedKeyframe], other_depths: Sequence[np.ndarray] = ()
+) -> None:
+    """Draw the depth maps of a shot with one range, so that they do not flicker.
+
+    other_depths: (H, W) float32 metres of the shot's keyframes that are not captured themselves.
+    """
+    near, far = depth.depth_range([*(k.depth for k in keyframes), *other_depths])
     for keyframe in keyframes:
         began = time.perf_counter()
         keyframe.maps["depth"] = depth.depth_map(keyframe.depth, near, far)

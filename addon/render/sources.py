@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,8 +60,7 @@ def open_capture(
 ) -> ShotCapture:
     """A capture of these frames of a shot, on the canvas that suits the model."""
     pixels = film.native_pixels or int(model["native_pixels"])
-    wanted = dataclasses.replace(shot, keyframes=list(frames))
-    return ShotCapture(scene, wanted, list(cast), pixels, int(model["multiple"]))
+    return ShotCapture(scene, shot, list(cast), pixels, int(model["multiple"]), frames=frames)
 
 
 def actors_of(cast: Sequence[CastMember]) -> list[Actor]:

@@ -495,3 +495,26 @@ def test_a_shot_moves_with_its_frames_and_shares_its_depth_range(empty_scene):
     assert first.maps["depth"].max() == 255
     assert last.maps["depth"].max() < 128
     assert empty_scene.frame_current == 7
+
+
+def test_a_part_of_a_shot_is_captured_with_the_range_of_all_of_it(empty_scene):
+    person = cs.make_person("A")
+    for frame, y in ((1, 0), (10, 2), (20, 6)):
+        person.armature.location.y = y
+        person.armature.keyframe_insert("location", frame=frame)
+    camera = film("plain", at=(0, -4, 1), to=(0, 0, 1))
+    shot = Shot("010", camera.name, 1, 20, keyframes=[1, 10, 20], frame_size=Size(900, 900))
+
+    def taken(frames=None):
+        with ShotCapture(empty_scene, shot, [person], pixels, multiple, frames=frames) as stepper:
+            said = list(stepper.steps())
+        assert len(said) >= 4
+        return {
+            k.frame: {kind: m.tobytes() for kind, m in {**k.maps, **k.masks}.items()}
+            for k in stepper.keyframes
+        }
+
+    every = taken()
+    assert len({maps["depth"] for maps in every.values()}) == 3
+    for frames in ([1], [10], [20], [1, 20]):
+        assert taken(frames) == {frame: every[frame] for frame in frames}

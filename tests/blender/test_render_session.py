@@ -290,3 +290,31 @@ def test_a_run_leaves_its_record(make):
     assert record["state"] == "done" and len(record["keyframes"]) == 5
     job = json.loads((session.run_folder / "010.json").read_text())
     assert [k["frame"] for k in job["keyframes"]] == [1, 10, 20]
+
+
+def walk_away(scene):
+    """Lets Ada go off during shot 010, so that no two keyframes have the same depths."""
+    rig = scene.objects["Ada rig"]
+    rig.keyframe_insert("location", frame=1)
+    rig.location.y += 5
+    rig.keyframe_insert("location", frame=20)
+
+
+def depth_blobs(session):
+    return {
+        (i.shot, i.frame): next(m.blob for m in i.request.maps if m.kind == "depth")
+        for i in session.items
+    }
+
+
+def test_a_keyframe_alone_has_the_depth_map_that_it_has_among_the_others(make, scene, server):
+    walk_away(scene)
+    together = make(place=False)
+    assert run(together) == "done"
+    blobs = depth_blobs(together)
+    assert len(set(blobs.values())) >= 4
+    for frame in (1, 10, 20):
+        alone = make(place=False, frames=frozenset({("010", frame)}))
+        assert run(alone) == "done"
+        assert depth_blobs(alone) == {("010", frame): blobs["010", frame]}
+        assert states(alone) == ["kept"] and alone.bytes_sent == 0
