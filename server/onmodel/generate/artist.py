@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import logging
 import time
@@ -10,7 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from onmodel.generate import casting, regional_settings
+from onmodel.generate.casting import Bound
 from onmodel.generate.errors import RequestProblem
+from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.jobs.artist import BlobReader, Cancelled, DrawError, Drawn, Report, Task
 from onmodel.models.errors import ModelError
 from onmodel.models.registry import LoraEntry, ModelEntry, Registry
@@ -37,20 +42,25 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Job:
-    """A task made ready to draw."""
+    """A task made ready to draw. loras: as the record has them."""
 
     task: Task
     picture: Picture
+    loras: list[dict[str, Any]]
 
 
 class Artist:
     """Draws with the models of a registry; keeps one model and its LoRAs warm.
 
     Used by one thread. registry: None looks into the data folder (see models/registry.py).
+    regional: how characters' LoRAs are bound to their regions; None asks the environment.
     """
 
-    def __init__(self, registry: Registry | None = None) -> None:
+    def __init__(
+        self, registry: Registry | None = None, regional: RegionalSettings | None = None
+    ) -> None:
         self.registry = registry or Registry()
+        self._regional = regional
         self._loaded: _Loaded | None = None
         self._place: Place | None = None
 
@@ -70,7 +80,8 @@ class Artist:
         return self._choose_place(0).title
 
     def batch_key(self, request: dict[str, Any]) -> str:
-        """Equal for requests that differ only in prompts, seeds, characters and images."""
+        """Equal for requests that differ only in prompts, seeds, images, and characters with
+        their LoRAs."""
         canvas = request["canvas"]
         maps = sorted(
             (m["kind"], m.get("weight", 1.0), m.get("start", 0.0), m.get("end", 1.0))
@@ -81,7 +92,7 @@ class Artist:
                 "model": [request["model"], request.get("model_hash")],
                 "canvas": [canvas["width"], canvas["height"]],
                 "sampling": request.get("sampling", {}),
-                "loras": _wanted_loras(request),
+                "loras": casting.whole_mentions(request),
                 "maps": maps,
             },
             sort_keys=True,
@@ -110,22 +121,27 @@ class Artist:
         request = wanted[0].request
         try:
             entry = self.registry.find(request["model"], request.get("model_hash"))
-            loras = [
-                (self.registry.find_lora(name, pin), weight)
-                for name, weight, pin in _wanted_loras(request)
-            ]
+            regional = self._regional or regional_settings.from_environment()
             settings = _settings(request, entry)
-            jobs = [_prepare(task, blobs, entry) for task in wanted]
-            self._load(entry, loras, wanted, report)
+            find = functools.cache(self.registry.find_lora)
+            loras = casting.whole(request, find)
+            casts = [_cast(task, find) for task in wanted]
+            jobs = [
+                _prepare(task, blobs, entry, loras, cast)
+                for task, cast in zip(wanted, casts, strict=True)
+            ]
+            self._load(entry, loras, casts, wanted, report)
         except ModelError as error:
             raise DrawError(error.message, error.fix) from error
+        regional = self._fitting_way(regional)
+        settings = dataclasses.replace(settings, regional=regional)
         record = {
             "model": entry.name,
             "model_hash": entry.hash,
             "preset": settings.preset,
             "steps": settings.steps,
             "guidance": settings.guidance,
-            "loras": [{"name": e.name, "hash": e.hash, "weight": w} for e, w in loras],
+            "regional": regional.way,
             "device": self._choose_place(0).title,
         }
         ready = time.perf_counter() - started
@@ -157,6 +173,7 @@ class Artist:
                 timings["total"] = ready + time.perf_counter() - started
                 own = record | {
                     "seed": job.picture.seed,
+                    "loras": job.loras,
                     "batch": len(jobs),
                     "timings": {k: round(v, 4) for k, v in timings.items()},
                 }
@@ -185,14 +202,29 @@ class Artist:
             if part:
                 yield from self._draw_jobs(part, settings, record, ready, report, cancelled)
 
+    def _fitting_way(self, regional: RegionalSettings) -> RegionalSettings:
+        """The wanted way, or the reference way where a LoRA's parts have no place in a picture."""
+        assert self._loaded is not None
+        if regional.way != "fast" or "rows" not in self._loaded.family.regional.kinds:
+            return regional
+        log.warning(
+            "A character's LoRA changes embeddings of the time step, which the fast way cannot "
+            "bind to a region: it is drawn with a pass for each character."
+        )
+        return dataclasses.replace(regional, way="pass")
+
     def _load(
         self,
         entry: ModelEntry,
         loras: list[tuple[LoraEntry, float]],
+        casts: list[list[Bound]],
         tasks: list[Task],
         report: Report,
     ) -> None:
-        """Make the model and the LoRAs active; reports only where something is really loaded."""
+        """Make the model and the LoRAs active; reports only where something is really loaded.
+
+        casts: each task's characters. Raises DrawError for the tasks whose own LoRA does not fit.
+        """
         from onmodel.models import families
         from onmodel.models.loras import LoraShelf
 
@@ -207,11 +239,22 @@ class Artist:
             family = families.load(entry, place)
             self._loaded = _Loaded(key, family, LoraShelf(family))
         shelf = self._loaded.shelf
-        for lora, weight in loras:
-            if weight and not shelf.holds(lora):
+        wanted = {lora.adapter: lora for lora, weight in loras if weight}
+        holders: dict[str, list[str]] = {}
+        for task, cast in zip(tasks, casts, strict=True):
+            found = {lora.adapter: lora for bound in cast for lora, _ in bound.loras}
+            for adapter in {name for bound in cast for name, _ in bound.regional}:
+                wanted[adapter] = found[adapter]
+                holders.setdefault(adapter, []).append(task.id)
+        for adapter, lora in wanted.items():
+            if not shelf.holds(lora):
                 for task in tasks:
                     report(task.id, "loading", {"message": f"Loading the LoRA {lora.name}"})
-        shelf.use(loras)
+            try:
+                shelf.load(lora)
+            except ModelError as error:
+                raise DrawError(error.message, error.fix, holders.get(adapter, ())) from error
+        shelf.use(loras, [wanted[adapter] for adapter in holders])
 
     def _choose_place(self, weights: int, fresh: bool = False) -> Place:
         from onmodel.models import memory
@@ -242,13 +285,27 @@ class _Watcher:
         return self._cancelled(self._ids[row])
 
 
-def _prepare(task: Task, blobs: BlobReader, entry: ModelEntry) -> _Job:
+def _cast(task: Task, find: casting.Find) -> list[Bound]:
+    try:
+        return casting.characters(task.request, find)
+    except ModelError as error:
+        raise DrawError(error.message, error.fix, [task.id]) from error
+
+
+def _prepare(
+    task: Task,
+    blobs: BlobReader,
+    entry: ModelEntry,
+    loras: list[tuple[LoraEntry, float]],
+    cast: list[Bound],
+) -> _Job:
     from onmodel.generate.conditioning import picture
 
     try:
-        return _Job(task, picture(task.request, blobs, entry))
+        made = picture(task.request, blobs, entry, [bound.regional for bound in cast])
     except RequestProblem as error:
         raise DrawError(error.message, error.fix, [task.id]) from error
+    return _Job(task, made, casting.record(loras, cast))
 
 
 def _finish(request: dict[str, Any], pixels: Any, record: dict[str, Any]) -> Drawn:
@@ -258,24 +315,6 @@ def _finish(request: dict[str, Any], pixels: Any, record: dict[str, Any]) -> Dra
     left, top, right, bottom = crop_box(request["canvas"])
     record = record | {"request_key": request_key(request)}
     return Drawn(encode_png(pixels[top:bottom, left:right], record), record)
-
-
-def _wanted_loras(request: dict[str, Any]) -> list[tuple[str, float, str | None]]:
-    """(name, weight, pinned hash) of the picture's and the characters' LoRAs, each name once.
-
-    They act on the whole picture; a character's will act on its region alone when it is bound to
-    it. Of two mentions of one name the heavier counts.
-    """
-    found: dict[str, tuple[str, float, str | None]] = {}
-    mentions = [*request.get("loras", [])]
-    for character in request.get("characters", []):
-        mentions += character.get("loras", [])
-    for lora in mentions:
-        item = (lora["name"], float(lora.get("weight", 1.0)), lora.get("hash"))
-        known = found.get(item[0])
-        if known is None or abs(item[1]) > abs(known[1]):
-            found[item[0]] = item
-    return [found[name] for name in sorted(found)]
 
 
 def _settings(request: dict[str, Any], entry: ModelEntry) -> Settings:

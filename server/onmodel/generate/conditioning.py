@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,16 @@ png_limit = 256 << 20
 map_words = {"pose": "pose", "depth": "depth", "normal": "normal", "lineart": "line"}
 
 
-def picture(request: dict[str, Any], blobs: BlobReader, entry: ModelEntry) -> Picture:
-    """Everything the family needs for one keyframe. Raises RequestProblem."""
+def picture(
+    request: dict[str, Any],
+    blobs: BlobReader,
+    entry: ModelEntry,
+    loras: Sequence[tuple[tuple[str, float], ...]] = (),
+) -> Picture:
+    """Everything the family needs for one keyframe. Raises RequestProblem.
+
+    loras: for each of the request's characters, the (adapter, weight) that act in its region.
+    """
     from onmodel.generate.regions import character_prompt
 
     canvas = request["canvas"]
@@ -42,12 +51,13 @@ def picture(request: dict[str, Any], blobs: BlobReader, entry: ModelEntry) -> Pi
         if weight > 0 and end > start:
             maps.append(ControlMap(m["kind"], image, weight, start, end))
     regions = []
-    for c in request.get("characters", []):
+    for i, c in enumerate(request.get("characters", [])):
+        own = loras[i] if loras else ()
         prompt = character_prompt(c.get("trigger", ""), c["noun"], c.get("prompt", ""))
         what = f"the mask of “{c['name']}”"
         mask = decode(blobs.read(c["mask"]), width, height, what, "L") >= 128
-        if prompt and mask.any():
-            regions.append(RegionPrompt(prompt, mask))
+        if (prompt or own) and mask.any():
+            regions.append(RegionPrompt(prompt, mask, own))
     return Picture(
         prompt=request["prompt"],
         negative=request.get("negative_prompt", ""),

@@ -12,8 +12,8 @@ The rule, the same in training and in drawing
 It needs one pass of the denoiser whatever the number of characters, and pictures with different
 numbers of characters share a batch (shorter ones are padded with keys that nobody sees).
 
-A LoRA bound to a region acts on the same tokens: `Regions.members(tokens)` gives, for each layer's
-token count, the mask by which its delta is to be multiplied.
+A LoRA bound to a region acts there alone: see `regional_loras`. Where it changes keys and values,
+its region needs a copy of the shot's (and of the negative) prompt with its own: `own` below.
 """
 
 from __future__ import annotations
@@ -53,9 +53,13 @@ class Regions:
     segments: (B, L) integers: for each text key 0 = shot (or negative) prompt, seen by all image
         tokens; r + 1 = seen by the tokens of character r; -1 = padding, seen by none.
         Every row must have at least one 0.
+    own: (B, R) bool: characters whose segment holds its own copy of the shot's prompt, so that
+        their tokens do not see segment 0. None: no character.
     """
 
-    def __init__(self, shares: torch.Tensor, segments: torch.Tensor) -> None:
+    def __init__(
+        self, shares: torch.Tensor, segments: torch.Tensor, own: torch.Tensor | None = None
+    ) -> None:
         if shares.ndim != 4 or segments.ndim != 2 or shares.shape[0] != segments.shape[0]:
             raise ValueError(
                 f"Regions need shares (B, R, h, w) and segments (B, L) of one batch, not "
@@ -63,19 +67,26 @@ class Regions:
             )
         self.shares = shares
         self.segments = segments
-        self._grids = _token_grids(shares.shape[-2], shares.shape[-1])
+        self.own = own
+        self.grids = token_grids(shares.shape[-2], shares.shape[-1])
         self._members: dict[int, torch.Tensor] = {}
         self._bias: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
 
     def members(self, tokens: int) -> torch.Tensor:
         """(B, R, tokens) bool: the image tokens of each character at that resolution."""
         if tokens not in self._members:
-            grid = self._grids.get(tokens)
+            grid = self.grids.get(tokens)
             if grid is None:
                 raise ValueError(f"No level of this picture has {tokens} image tokens.")
             shares = F.adaptive_avg_pool2d(self.shares, grid)
             self._members[tokens] = shares.flatten(2) >= 0.5
         return self._members[tokens]
+
+    def rows(self, rows: Sequence[int]) -> Regions:
+        """The regions of some rows of the batch; a row may stand there twice."""
+        index = torch.tensor(list(rows), device=self.shares.device)
+        own = None if self.own is None else self.own[index]
+        return Regions(self.shares[index], self.segments[index], own)
 
     def bias(self, tokens: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         """(B, 1, tokens, L): 0 where an image token sees a text key, -inf where it does not."""
@@ -84,6 +95,8 @@ class Regions:
             members = self.members(tokens)
             batch, _, _ = members.shape
             everyone = members.new_ones(batch, 1, tokens)
+            if self.own is not None:
+                everyone = ~(members & self.own[..., None]).any(1, keepdim=True)
             nobody = members.new_zeros(batch, 1, tokens)
             # Row 0: the shot's keys; 1..R: the characters'; the last (reached by -1): padding.
             seen = torch.cat([everyone, members, nobody], dim=1)
@@ -188,7 +201,7 @@ def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.view(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
-def _token_grids(height: int, width: int) -> dict[int, tuple[int, int]]:
+def token_grids(height: int, width: int) -> dict[int, tuple[int, int]]:
     """Token count to (height, width) for every level of a UNet whose latents have this size.
 
     A downsampling convolution (stride 2, padding 1) halves a side and rounds up.

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from onmodel.generate import regional_settings
+from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.models import schedulers
 from onmodel.models.errors import ModelError
 from onmodel.models.family import Family, Picture
@@ -30,6 +32,7 @@ class Settings:
     preset: str
     steps: int
     guidance: float
+    regional: RegionalSettings = regional_settings.standard
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class _Run:
     ) -> None:
         self.family = family
         self.rows = rows
-        self.prepared = family.prepare(pictures, settings.guidance)
+        self.prepared = family.prepare(pictures, settings.guidance, settings.regional)
         config = family.entry.found.scheduler
         self.schedulers = [schedulers.make(settings.preset, config) for _ in rows]
         # CPU generators: a seed means the same noise on every device.

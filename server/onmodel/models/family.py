@@ -15,12 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from onmodel.generate import regional_settings
+from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.models.memory import Place, synchronize
 from onmodel.models.registry import ModelEntry
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from onmodel.generate.regional_loras import RegionalLayers
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,15 @@ class ControlMap:
 
 @dataclass(frozen=True)
 class RegionPrompt:
-    """A character's prompt and where it holds. mask: (H, W) bool of canvas size."""
+    """A character's prompt, where it holds, and the LoRAs that act there.
+
+    mask: (H, W) bool of canvas size. loras: (adapter, weight), sorted by adapter; the adapters are
+    on the model and bound to regions (`LoraShelf.use`).
+    """
 
     prompt: str
     mask: np.ndarray
+    loras: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,17 +108,24 @@ class Family(ABC):
     """A loaded model. Not safe for two threads at once.
 
     components: modules that LoRAs may act on, by component name.
+    regional: the layers whose LoRAs are bound to regions.
     """
 
     entry: ModelEntry
     place: Place
     components: dict[str, Any]
     clock: Clock
+    regional: RegionalLayers
 
     @abstractmethod
-    def prepare(self, pictures: Sequence[Picture], guidance: float) -> Prepared:
+    def prepare(
+        self,
+        pictures: Sequence[Picture],
+        guidance: float,
+        regional: RegionalSettings = regional_settings.standard,
+    ) -> Prepared:
         """Encode prompts (cached), move maps and regions to the device. All of one size, with
-        maps of the same kinds, weights, starts and ends."""
+        maps of the same kinds, weights, starts and ends. regional: how LoRAs are bound."""
 
     @abstractmethod
     def noise(self, generator: torch.Generator, width: int, height: int) -> torch.Tensor:

@@ -3,8 +3,7 @@
 
 Files are read by our own mapping (`lora_names`) instead of diffusers' converters, which lose the
 text encoders' keys and alphas with current transformers. A LoRA of this shelf acts on the whole
-picture. One that is bound to a region (a character's) will use the same adapters, with its delta
-multiplied by `Regions.members(tokens)` in peft's per-adapter variant of the layer.
+picture, through peft, or in regions, through `generate.regional_loras`; the adapters are the same.
 """
 
 from __future__ import annotations
@@ -30,11 +29,15 @@ warm_limit = 8
 
 @dataclass
 class _Adapter:
-    """A LoRA on the model. layers: peft layers that hold it. text: whether it touches text."""
+    """A LoRA on the model. layers: peft layers that hold it, by component and path."""
 
     name: str
-    layers: list[Any]
-    text: bool
+    layers: dict[tuple[str, str], Any]
+
+    @property
+    def text(self) -> bool:
+        """Whether it touches a text encoder."""
+        return any(component != "unet" for component, _ in self.layers)
 
 
 class LoraShelf:
@@ -43,42 +46,60 @@ class LoraShelf:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._warm: OrderedDict[str, _Adapter] = OrderedDict()
-        # (hash, weight) of those that act; None while the layers are in between.
-        self._active: list[tuple[str, float]] | None = []
+        # (hash, weight) of those that act on the whole picture, and hashes of those that are bound
+        # to regions; None while the layers are in between.
+        self._active: tuple[list[tuple[str, float]], list[str]] | None = ([], [])
 
     def holds(self, entry: LoraEntry) -> bool:
         """Whether this file is loaded already."""
         return entry.hash in self._warm
 
-    def use(self, wanted: Sequence[tuple[LoraEntry, float]]) -> None:
+    def load(self, entry: LoraEntry) -> None:
+        """Put a LoRA on the model, where it is not there yet; it does not act before `use`.
+
+        Raises ModelError for one that does not fit the model.
+        """
+        if not self.holds(entry):
+            self._active = None  # peft makes a layer's first adapter act at once
+            self._warm[entry.hash] = self._load(entry)
+        self._warm.move_to_end(entry.hash)
+
+    def use(
+        self, wanted: Sequence[tuple[LoraEntry, float]], regional: Sequence[LoraEntry] = ()
+    ) -> None:
         """Make exactly these LoRAs act, at their weights; weight 0 means not at all.
 
+        regional: LoRAs to be bound to regions, by the plans of each batch.
         Raises ModelError for one that does not fit the model; the next call starts anew.
         """
         acting = [(entry, weight) for entry, weight in wanted if weight != 0]
+        bound = {entry.adapter: entry for entry in sorted(regional, key=lambda e: e.adapter)}
         active = [(entry.hash, weight) for entry, weight in acting]
-        if active == self._active:
+        state = (active, [entry.hash for entry in bound.values()])
+        if state == self._active:
             return
         before, self._active = self._active, None
-        for entry, _ in acting:
-            if not self.holds(entry):
-                self._warm[entry.hash] = self._load(entry)
-            self._warm.move_to_end(entry.hash)
+        for entry in [*(entry for entry, _ in acting), *bound.values()]:
+            self.load(entry)
         self._activate(active)
-        touched = {key for key, _ in active} | {key for key, _ in before or []}
-        if before is None or any(self._warm[key].text for key in touched):
-            self._family.forget_text()
-        self._evict(keep={key for key, _ in active})
-        self._active = active
+        self._family.regional.attach(
+            {name: list(self._warm[entry.hash].layers) for name, entry in bound.items()}
+        )
+        if before is None or before[0] != active:
+            touched = {key for key, _ in [*active, *(before[0] if before else [])]}
+            if before is None or any(self._warm[key].text for key in touched):
+                self._family.forget_text()
+        self._evict(keep={key for key, _ in active} | set(state[1]))
+        self._active = state
 
     def _activate(self, active: list[tuple[str, float]]) -> None:
         layers: dict[int, tuple[Any, list[str]]] = {}
         for adapter in self._warm.values():
-            for layer in adapter.layers:
+            for layer in adapter.layers.values():
                 layers.setdefault(id(layer), (layer, []))
         for key, weight in active:
             adapter = self._warm[key]
-            for layer in adapter.layers:
+            for layer in adapter.layers.values():
                 layer.set_scale(adapter.name, weight)
                 layers[id(layer)][1].append(adapter.name)
         for layer, names in layers.values():
@@ -91,7 +112,7 @@ class LoraShelf:
             if len(self._warm) <= warm_limit:
                 return
             adapter = self._warm.pop(key)
-            for layer in adapter.layers:
+            for layer in adapter.layers.values():
                 layer.delete_adapter(adapter.name)
 
     def _load(self, entry: LoraEntry) -> _Adapter:
@@ -103,7 +124,7 @@ class LoraShelf:
                 "Use a LoRA that was trained for this kind of model.",
             )
         targets = self._targets(entry, checked)
-        adapter = _Adapter(f"l{entry.hash[:16]}", [], any(c != "unet" for c in targets))
+        adapter = _Adapter(entry.adapter, {})
         try:
             self._inject(adapter, checked, targets)
         except BaseException:
@@ -144,7 +165,7 @@ class LoraShelf:
                 for path, pair in pairs.items():
                     layer = model.get_submodule(path)
                     _fill(layer, adapter.name, file, pair, checked)
-                    adapter.layers.append(layer)
+                    adapter.layers[component, path] = layer
 
     def _targets(
         self, entry: LoraEntry, checked: lora_file.LoraFile

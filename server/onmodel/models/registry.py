@@ -87,6 +87,11 @@ class LoraEntry:
     metadata: dict[str, str] = field(default_factory=dict)
     problem: str = ""
 
+    @property
+    def adapter(self) -> str:
+        """What its adapter is called on a loaded model."""
+        return f"l{self.hash[:16]}"
+
     def info(self) -> dict[str, Any]:
         """Plain data, without the path and without metadata, which tells of people's folders."""
         return {k: v for k, v in asdict(self).items() if k not in ("path", "metadata")}

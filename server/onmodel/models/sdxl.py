@@ -6,14 +6,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from onmodel.generate.regions import Regions, join_prompts, token_shares, use_regions
+from onmodel.generate import regional_settings
+from onmodel.generate.regional_loras import Cast, Plan, RegionalLayers, Rows
+from onmodel.generate.regional_settings import RegionalSettings
+from onmodel.generate.regions import token_shares, use_regions
 from onmodel.models import lora_names, memory
 from onmodel.models.errors import ModelError
 from onmodel.models.family import Clock, Family, Picture, Prepared, Site
@@ -21,84 +23,10 @@ from onmodel.models.memory import Place
 from onmodel.models.preview import LinearPreview
 from onmodel.models.probe import union_modes
 from onmodel.models.registry import ModelEntry
+from onmodel.models.sdxl_batch import Batch, Control, Embedding, PictureText
 from onmodel.models.sdxl_parts import Parts, load_parts
 
 text_cache_size = 256
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """A prompt's embedding. keys: (L, D), 77 for each 75 tokens of text; pooled: (P,)."""
-
-    keys: torch.Tensor
-    pooled: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Control:
-    """One map of each picture. features: (B, C, h, w), what the ControlNet sees of it."""
-
-    mode: int
-    features: torch.Tensor
-    weight: float
-    start: float
-    end: float
-
-
-class Batch(Prepared):
-    """Pictures made ready for SDXL. positive, negative: lists of embeddings per picture."""
-
-    def __init__(
-        self,
-        positive: list[list[Embedding]],
-        negative: list[Embedding],
-        shares: torch.Tensor,
-        controls: list[_Control],
-        size: tuple[int, int],
-        guidance: float,
-    ) -> None:
-        self.positive = positive
-        self.negative = negative
-        self.shares = shares
-        self.controls = controls
-        self.size = size
-        self.guidance = guidance
-        self.guided = guidance > 1.0
-        self._assemble()
-
-    def keep(self, rows: Sequence[int]) -> None:
-        index = torch.tensor(list(rows), device=self.shares.device)
-        self.positive = [self.positive[r] for r in rows]
-        self.negative = [self.negative[r] for r in rows]
-        self.shares = self.shares[index]
-        self.controls = [
-            _Control(c.mode, c.features[index], c.weight, c.start, c.end) for c in self.controls
-        ]
-        self._assemble()
-
-    def _assemble(self) -> None:
-        """The tensors as the modules take them: unguided rows first, then the guided ones."""
-        rows = [[e.keys for e in picture] for picture in self.positive]
-        pooled = [picture[0].pooled for picture in self.positive]
-        shares = self.shares
-        if self.guided:
-            rows = [[e.keys] for e in self.negative] + rows
-            pooled = [e.pooled for e in self.negative] + pooled
-            shares = torch.cat([torch.zeros_like(shares), shares])
-        self.keys, segments = join_prompts(rows)
-        self.pooled = torch.stack(pooled)
-        everyone = bool((segments == 0).all())
-        self.regions = None if everyone else Regions(shares, segments)
-        height, width = self.size
-        ids = [height, width, 0, 0, height, width]
-        self.time_ids = self.keys.new_tensor([ids]).expand(len(rows), -1)
-        twice = 2 if self.guided else 1
-        self.features = [torch.cat([c.features] * twice) for c in self.controls]
-
-    @property
-    def conditions(self) -> dict[str, torch.Tensor]:
-        """SDXL's added conditions: pooled text and size."""
-        return {"text_embeds": self.pooled, "time_ids": self.time_ids}
 
 
 class _OnceEmbedded(nn.Module):
@@ -132,7 +60,8 @@ class SDXL(Family):
         }
         self.dtype: torch.dtype = parts.unet.dtype
         self.latent_scale = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-        self._texts: OrderedDict[str, Embedding] = OrderedDict()
+        self.regional = RegionalLayers(self.components)
+        self._texts: OrderedDict[tuple[str, Cast], Embedding] = OrderedDict()
         self._sites = lora_names.sdxl_sites(self.components)
         use_regions(parts.unet)
         if parts.controlnet is not None:
@@ -177,18 +106,24 @@ class SDXL(Family):
         self._texts.clear()
 
     @torch.inference_mode()
-    def embed(self, text: str) -> Embedding:
-        """The embedding of a prompt of any length, from the cache where it is known."""
-        if text not in self._texts:
+    def embed(self, text: str, cast: Cast = ()) -> Embedding:
+        """The embedding of a prompt of any length, from the cache where it is known.
+
+        cast: the regional LoRAs of the character whose own prompt it is.
+        """
+        cast = tuple(item for item in cast if item[0] in self.regional.text)
+        key = (text, cast)
+        if key not in self._texts:
             with (
                 self._at_work(*self.parts.text_encoders),
                 self.clock.measure("text", self.place),
+                self.regional.acting(Rows([(slice(None), cast)]) if cast else None),
             ):
-                self._texts[text] = self._encode_text(text)
+                self._texts[key] = self._encode_text(text)
             if len(self._texts) > text_cache_size:
                 self._texts.popitem(last=False)
-        self._texts.move_to_end(text)
-        return self._texts[text]
+        self._texts.move_to_end(key)
+        return self._texts[key]
 
     def _encode_text(self, text: str) -> Embedding:
         per_encoder: list[torch.Tensor] = []
@@ -215,14 +150,24 @@ class SDXL(Family):
     # Sampling
 
     @torch.inference_mode()
-    def prepare(self, pictures: Sequence[Picture], guidance: float) -> Batch:
+    def prepare(
+        self,
+        pictures: Sequence[Picture],
+        guidance: float,
+        regional: RegionalSettings = regional_settings.standard,
+    ) -> Batch:
         first = pictures[0]
-        positive = [
-            [self.embed(p.prompt), *(self.embed(r.prompt) for r in p.regions)] for p in pictures
-        ]
-        negative = [
-            self._negative(p.negative, row[0]) for p, row in zip(pictures, positive, strict=True)
-        ]
+        texts = []
+        for p in pictures:
+            shot = self.embed(p.prompt)
+            own = [
+                self.embed(r.prompt, r.loras).keys if r.prompt else shot.keys[:0] for r in p.regions
+            ]
+            negative = self._negative(p.negative, shot)
+            casts = [r.loras for r in p.regions]
+            bound = [r for r in p.regions if r.loras]
+            whole = len(bound) == 1 and bool(bound[0].mask.all())
+            texts.append(PictureText(shot, own, negative, casts, whole))
         size = (first.height // self.latent_scale, first.width // self.latent_scale)
         shares = torch.zeros(len(pictures), max(1, *(len(p.regions) for p in pictures)), *size)
         for row, picture in enumerate(pictures):
@@ -231,15 +176,16 @@ class SDXL(Family):
                 shares[row, : len(picture.regions)] = token_shares(masks, size)
         controls = self._controls(pictures)
         return Batch(
-            positive,
-            negative,
+            texts,
             shares.to(self.place.device),
             controls,
             (first.height, first.width),
             guidance,
+            regional,
+            self.regional,
         )
 
-    def _controls(self, pictures: Sequence[Picture]) -> list[_Control]:
+    def _controls(self, pictures: Sequence[Picture]) -> list[Control]:
         net = self.parts.controlnet
         if not pictures[0].maps:
             return []
@@ -255,7 +201,7 @@ class SDXL(Family):
                 x = torch.from_numpy(images).to(self.place.device).permute(0, 3, 1, 2)
                 x = (x.float() / 255.0).to(self.dtype)
                 features = net.controlnet_cond_embedding(x)
-                controls.append(_Control(union_modes[m.kind], features, m.weight, m.start, m.end))
+                controls.append(Control(union_modes[m.kind], features, m.weight, m.start, m.end))
         return controls
 
     def noise(self, generator: torch.Generator, width: int, height: int) -> torch.Tensor:
@@ -275,29 +221,52 @@ class SDXL(Family):
             x = latents.to(self.dtype)
             if prepared.guided:
                 x = torch.cat([x, x])
-            extra = {"regions": prepared.regions}
-            residuals = self._control_residuals(prepared, x, timestep, progress, extra)
-            out = self.parts.unet(
-                x,
-                timestep,
-                encoder_hidden_states=prepared.keys,
-                added_cond_kwargs=prepared.conditions,
-                cross_attention_kwargs=extra,
-                return_dict=False,
-                **residuals,
-            )[0].float()
+            residuals = self._control_residuals(prepared, x, timestep, progress)
+            if prepared.blend is None:
+                with self.regional.acting(prepared.plan(progress)):
+                    out = self._unet(prepared, x, timestep, residuals, None)
+            else:
+
+                def call(rows: list[int], plan: Plan) -> torch.Tensor:
+                    with self.regional.acting(plan):
+                        return self._unet(prepared, x, timestep, residuals, rows)
+
+                out = prepared.blend.draw(call, progress)
             if prepared.guided:
                 without, with_text = out.chunk(2)
                 out = without + prepared.guidance * (with_text - without)
             return out
 
-    def _control_residuals(
+    def _unet(
         self,
         batch: Batch,
         x: torch.Tensor,
         timestep: torch.Tensor,
-        progress: float,
-        extra: dict[str, Any],
+        residuals: dict[str, Any],
+        rows: list[int] | None,
+    ) -> torch.Tensor:
+        """The UNet's output, float32, for all rows of a batch or for these."""
+        keys, conditions, regions = batch.keys, batch.conditions, batch.regions
+        if rows is not None:
+            x, keys, regions = x[rows], keys[rows], batch.regions_of(rows)
+            conditions = {name: value[rows] for name, value in conditions.items()}
+            residuals = {
+                name: value[rows] if torch.is_tensor(value) else [v[rows] for v in value]
+                for name, value in residuals.items()
+            }
+        out: torch.Tensor = self.parts.unet(
+            x,
+            timestep,
+            encoder_hidden_states=keys,
+            added_cond_kwargs=conditions,
+            cross_attention_kwargs={"regions": regions},
+            return_dict=False,
+            **residuals,
+        )[0]
+        return out.float()
+
+    def _control_residuals(
+        self, batch: Batch, x: torch.Tensor, timestep: torch.Tensor, progress: float
     ) -> dict[str, Any]:
         """What the ControlNet adds at this step; nothing where no map is active."""
         active = [
@@ -319,7 +288,7 @@ class SDXL(Family):
             control_type_idx=[c.mode for c, _ in active],
             conditioning_scale=[c.weight for c, _ in active],
             added_cond_kwargs=batch.conditions,
-            cross_attention_kwargs=extra,
+            cross_attention_kwargs={"regions": batch.regions},
             return_dict=False,
         )
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
@@ -362,6 +331,7 @@ class SDXL(Family):
         return self._sites
 
     def unload(self) -> None:
+        self.regional.detach()
         self.components = {}
         self._texts.clear()
         del self.parts

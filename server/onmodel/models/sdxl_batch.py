@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A batch of pictures as SDXL's modules take it: text keys, regions, maps, and LoRAs' places."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from onmodel.generate.regional_loras import Cast, Fields, Plan, RegionalLayers, Rows
+from onmodel.generate.regional_settings import RegionalSettings
+from onmodel.generate.regional_ways import Blend
+from onmodel.generate.regions import Regions, join_prompts, token_grids
+from onmodel.models.family import Prepared
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A prompt's embedding. keys: (L, D), 77 for each 75 tokens of text; pooled: (P,)."""
+
+    keys: torch.Tensor
+    pooled: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Control:
+    """One map of each picture. features: (B, C, h, w), what the ControlNet sees of it."""
+
+    mode: int
+    features: torch.Tensor
+    weight: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class PictureText:
+    """A picture's prompts and cast.
+
+    own: keys of each region's prompt, (L, D), L = 0 for none. casts: each region's LoRAs.
+    whole: the one region that has LoRAs covers the whole picture.
+    """
+
+    shot: Embedding
+    own: list[torch.Tensor]
+    negative: Embedding
+    casts: list[Cast]
+    whole: bool
+
+
+class Batch(Prepared):
+    """Pictures made ready for SDXL.
+
+    shares: (B, R, h, w), the part of each latent cell that a region covers. regional: the family's
+    layers with regional LoRAs. Where these change keys and values, a region's tokens see copies of
+    the shot's and of the negative prompt's keys that are its own.
+    """
+
+    def __init__(
+        self,
+        pictures: list[PictureText],
+        shares: torch.Tensor,
+        controls: list[Control],
+        size: tuple[int, int],
+        guidance: float,
+        settings: RegionalSettings,
+        regional: RegionalLayers,
+    ) -> None:
+        self.pictures = pictures
+        self.shares = shares
+        self.controls = controls
+        self.size = size
+        self.guidance = guidance
+        self.guided = guidance > 1.0
+        self.settings = settings
+        self.regional = regional
+        self._assemble()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        index = torch.tensor(list(rows), device=self.shares.device)
+        self.pictures = [self.pictures[r] for r in rows]
+        self.shares = self.shares[index]
+        self.controls = [
+            Control(c.mode, c.features[index], c.weight, c.start, c.end) for c in self.controls
+        ]
+        self._assemble()
+
+    def _assemble(self) -> None:
+        """The tensors as the modules take them: unguided rows first, then the guided ones."""
+        bound = [p for p in self.pictures if any(p.casts)]
+        fast = self.settings.way == "fast" and not all(p.whole for p in bound)
+        copies = fast and self.settings.own_keys and "keys" in self.regional.kinds
+        twice = 2 if self.guided else 1
+        positive: list[list[torch.Tensor]] = []
+        negative: list[list[torch.Tensor]] = []
+        own = self.shares.new_zeros(self.shares.shape[:2], dtype=torch.bool)
+        for b, picture in enumerate(self.pictures):
+            shot, against = picture.shot.keys, picture.negative.keys
+            positive.append([shot, *picture.own])
+            negative.append([against])
+            if not copies:
+                continue
+            for r, cast in enumerate(picture.casts):
+                own[b, r] = bool(cast)
+                negative[b].append(against if cast else against[:0])
+                if cast:
+                    positive[b][r + 1] = torch.cat([shot, picture.own[r]])
+        rows = negative + positive if self.guided else positive
+        pooled = [p.negative.pooled for p in self.pictures] if self.guided else []
+        pooled += [p.shot.pooled for p in self.pictures]
+        self.keys, segments = join_prompts(rows)
+        self.pooled = torch.stack(pooled)
+        shares = torch.cat([self.shares] * twice)
+        everyone = bool((segments == 0).all())
+        self.regions: Regions | None = None
+        if not everyone:
+            # Rows of negative prompts know only the regions that have a copy of theirs.
+            known = [self.shares * own[..., None, None], self.shares]
+            self.regions = Regions(torch.cat(known[-twice:]), segments, torch.cat([own] * twice))
+        height, width = self.size
+        ids = [height, width, 0, 0, height, width]
+        self.time_ids = self.keys.new_tensor([ids]).expand(len(rows), -1)
+        self.features = [torch.cat([c.features] * twice) for c in self.controls]
+        self._bind(shares, segments, fast)
+
+    def _bind(self, shares: torch.Tensor, segments: torch.Tensor, fast: bool) -> None:
+        """Where the regional LoRAs act: by fields, on whole rows, or in passes that are blended."""
+        self.blend: Blend | None = None
+        self._plan: Plan | None = None
+        casts = [p.casts for p in self.pictures] * (2 if self.guided else 1)
+        if not any(any(row) for row in casts):
+            return
+        if fast:
+            names = self.regional.names
+            weights = torch.zeros(*shares.shape[:2], len(names))
+            for b, row in enumerate(casts):
+                for r, cast in enumerate(row):
+                    for name, weight in cast:
+                        weights[b, r, names.index(name)] = weight
+            grids = token_grids(shares.shape[-2], shares.shape[-1])
+            dtype = self.keys.dtype
+            self._plan = Fields(shares, weights, segments, grids, self.settings, dtype)
+        elif self.settings.way == "fast":
+            self._plan = Rows([(rows, cast) for rows, cast in _runs(casts)])
+        else:
+            self.blend = Blend(shares, casts, self.settings)
+        self._parts: dict[tuple[int, ...], Regions | None] = {}
+
+    def plan(self, progress: float) -> Plan | None:
+        """What the regional LoRAs do at this part of the steps, where nothing is blended."""
+        if isinstance(self._plan, Fields):
+            self._plan.grown = self.settings.grown_at(progress)
+        return self._plan
+
+    def regions_of(self, rows: list[int]) -> Regions | None:
+        """The regions of some rows, remembered for the next step."""
+        if self.regions is not None and tuple(rows) not in self._parts:
+            self._parts[tuple(rows)] = self.regions.rows(rows)
+        return self._parts.get(tuple(rows))
+
+    @property
+    def conditions(self) -> dict[str, torch.Tensor]:
+        """SDXL's added conditions: pooled text and size."""
+        return {"text_embeds": self.pooled, "time_ids": self.time_ids}
+
+
+def _runs(casts: list[list[Cast]]) -> Iterator[tuple[slice, Cast]]:
+    """Neighbouring rows with the same LoRAs, where a region covers its whole picture."""
+    sets = [next((cast for cast in row if cast), ()) for row in casts]
+    at = 0
+    for cast, group in itertools.groupby(sets):
+        count = len(list(group))
+        yield slice(at, at + count), cast
+        at += count
