@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `onmodel`: serve, models, loras, rehearsal, jobs.
+"""The command `onmodel`: serve, models, loras, jobs, train, rehearsal.
 
 Everything heavy is imported by the subcommand that needs it, so `onmodel --help` is instant.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from onmodel.jobs.folders import DataFolder, default_data_folder
+from onmodel.train.cli import add_train_parser
 from onmodel.version import version
 
 exit_ok, exit_failed, exit_usage = 0, 1, 2
@@ -86,11 +87,13 @@ def build_parser() -> argparse.ArgumentParser:
     add_json(jobs)
     jobs.set_defaults(run=run_jobs)
 
+    add_train_parser(commands)
+
+    # Its program needs torch to know its options, so they are handed on unread (see `main`).
     rehearsal = commands.add_parser(
         "rehearsal", help="train and inspect the embedded model", add_help=False
     )
-    rehearsal.add_argument("rest", nargs=argparse.REMAINDER)
-    rehearsal.set_defaults(run=run_rehearsal)
+    rehearsal.set_defaults(run=run_rehearsal, rest=[])
     return parser
 
 
@@ -234,7 +237,12 @@ def run_rehearsal(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    options = build_parser().parse_args(argv)
+    parser = build_parser()
+    options, rest = parser.parse_known_args(argv)
+    if options.command == "rehearsal":
+        options.rest = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
 

@@ -248,3 +248,15 @@ def toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml_value(v) for v in value) + "]"
     raise TypeError(f"TOML has no {type(value).__name__}")
+
+
+def differences(one: TrainingPlan, other: TrainingPlan) -> list[str]:
+    """The keys whose values differ, in the order of `all_keys`."""
+    return [key for key in all_keys() if _get(one, key) != _get(other, key)]
+
+
+def _get(plan: TrainingPlan, key: str) -> Any:
+    value: Any = plan
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
