@@ -113,12 +113,11 @@ def _complain(error: PlanError | ModelError) -> None:
 
 
 def _usage(options: argparse.Namespace) -> None:
-    changes = options.set or any(getattr(options, name) is not None for name in shortcuts)
     if options.resume:
-        if options.plan or options.preset or changes:
+        if options.plan or options.preset:
             raise _Usage(
                 "A run is resumed with the plan that it began with.",
-                "Write --resume --out DIR and nothing of the plan.",
+                "Write --resume --out DIR, and --set for what may change: run.* and validation.*.",
             )
     elif (options.plan is None) == (options.preset is None):
         raise _Usage(
@@ -192,24 +191,22 @@ def _train(options: argparse.Namespace, plan: TrainingPlan) -> int:
     if not report.ok:
         return exit_failed
     _keep(report, out)
-    if not options.resume:
-        _write(out / "plan.toml", plan_file.to_toml(_absolute(plan), "What `onmodel train` runs."))
     from onmodel.train.engine import train
 
     show = _events(options.json)
     with _interrupt() as cancelled:
-        result = train(plan, out, show, cancelled)
-    if cancelled():
+        result = train(_absolute(plan), out, show, cancelled, resume=options.resume)
+    if not result.finished:
         sys.stderr.write(f"Stopped. Go on with: onmodel train --resume --out {out}\n")
         return exit_cancelled
-    if options.json:
-        _line({"type": "result", "result": str(result)})
     return exit_ok
 
 
 def _absolute(plan: TrainingPlan) -> TrainingPlan:
     """The plan with absolute folders: a run is resumed from anywhere."""
-    settings = {}
+    from onmodel.train.estimates import model_path
+
+    settings: dict[str, dict[str, str]] = {}
     for key, value in (
         ("data.images", plan.data.images),
         ("data.regularisation", plan.data.regularisation),
@@ -218,8 +215,8 @@ def _absolute(plan: TrainingPlan) -> TrainingPlan:
         if value:
             part, _, sub = key.rpartition(".")
             settings.setdefault(part, {})[sub] = str(Path(value).expanduser().absolute())
-    model = Path(plan.base.model).expanduser()
-    if model.exists():
+    model = model_path(plan.base)
+    if model is not None:
         settings["base"] = {"model": str(model.absolute())}
     return plan_file.from_table(settings, plan)
 
@@ -239,8 +236,7 @@ def _show(report: Report, as_json: bool) -> None:
     if as_json:
         _line({"type": "preflight", **report.json()})
     else:
-        sys.stdout.write(text(report) + "\n")
-        sys.stdout.flush()
+        _say(text(report))
 
 
 def _keep(report: Report, out: Path) -> None:
@@ -269,26 +265,50 @@ def _line(data: dict[str, Any]) -> None:
 
 def _events(as_json: bool) -> Callable[[str, dict[str, Any]], None]:
     """What the engine reports, as lines; in text, steps at most every five seconds."""
-    last = 0.0
+    shown = begun = time.monotonic()
+    first: int | None = None
 
     def show(kind: str, values: dict[str, Any]) -> None:
-        nonlocal last
+        nonlocal shown, begun, first
+        now = time.monotonic()
         if as_json:
             _line({"type": kind, **values})
-            return
-        now = time.monotonic()
-        if kind == "step" and now - last < seconds_between_lines:
-            return
-        last = now
-        words = " ".join(f"{key} {_short(value)}" for key, value in values.items())
-        sys.stdout.write(f"{kind}: {words}\n")
-        sys.stdout.flush()
+        elif kind == "step":
+            step, of = int(values["step"]), int(values["of"])
+            if first is None:
+                first, begun = step, now
+            elif now - shown >= seconds_between_lines or step == of:
+                left = (now - begun) / (step - first) * (of - step)
+                _say(f"step {step} of {of}, loss {values['loss']:.4f}, {duration(left)} left")
+                shown = now
+        elif kind == "caching":
+            if now - shown >= seconds_between_lines or values["done"] == values["of"]:
+                _say(f"caching {values['done']} of {values['of']}")
+                shown = now
+        else:
+            _say(f"{kind}: " + ", ".join(f"{key} {_short(v)}" for key, v in values.items()))
 
     return show
 
 
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_short(v) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

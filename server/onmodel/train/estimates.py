@@ -62,7 +62,7 @@ class ModelFacts:
 class Estimate:
     """Bytes, and the number of weights that are trained. memory is of the device.
 
-    disk: caches and checkpoints together. checkpoint: one of them.
+    checkpoint: one LoRA file, at most. state: what the run resumes from, kept once.
     """
 
     trained: int
@@ -70,21 +70,33 @@ class Estimate:
     cache: int
     checkpoint: int
     checkpoints: int
+    state: int
 
     @property
     def disk(self) -> int:
-        """Bytes that the whole run writes, at most."""
-        return self.cache + self.checkpoint * self.checkpoints
+        """Bytes that the whole run writes, at most: while the state is saved there are two, and
+        the finished LoRA is there in two layouts."""
+        return self.cache + self.checkpoint * (self.checkpoints + 2) + 2 * self.state
 
 
 def find_model(base: BasePlan) -> Found:
     """The model that a plan names. Raises ModelError where there is none, or it is no model."""
+    path = model_path(base)
+    if path is None:
+        return Registry().find(base.model).found
+    return probe_folder(path) if path.is_dir() else probe_file(path)
+
+
+def model_path(base: BasePlan) -> Path | None:
+    """The folder or file that a plan names, None where it is a name of the registry.
+
+    A folder without model_index.json is not meant: somebody may stand beside one that happens
+    to be called like a model.
+    """
     path = Path(base.model).expanduser()
-    if path.is_dir():
-        return probe_folder(path)
-    if path.is_file():
-        return probe_file(path)
-    return Registry().find(base.model).found
+    if path.is_file() or (path / "model_index.json").is_file():
+        return path
+    return None
 
 
 def facts(found: Found) -> ModelFacts:
@@ -207,8 +219,9 @@ def estimate(plan: TrainingPlan, model: ModelFacts, order: Order, pictures: int)
             + _activations(plan, model, largest) * number / 2
         ),
         cache=cache,
-        checkpoint=round(trained * 4 * (1 + state + averaged)),
+        checkpoint=trained * 4,
         checkpoints=min(kept, plan.run.keep + 1) if plan.run.keep else kept,
+        state=round(trained * 4 * (1 + state + averaged)),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onmodel.train.buckets import Fit
+from onmodel.train.cli import duration
 from onmodel.train.dataset import Picture
 from onmodel.train.estimates import readable
 from onmodel.train.pictures import open_mask, open_picture
@@ -109,18 +110,10 @@ def _needs(report: Report) -> list[str]:
         f"{readable(needs.trained * 2)} in half precision",
         f"  memory   {memory}",
         f"  disk     {readable(needs.disk)}: {readable(needs.cache)} of caches, "
-        f"{needs.checkpoints} checkpoints of {readable(needs.checkpoint)}; "
+        f"{needs.checkpoints} checkpoints of {readable(needs.checkpoint)}, "
+        f"the state to resume from {readable(needs.state)}; "
         f"{readable(report.free_disk)} free",
     ]
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def latent_mask(picture: Picture, fit: Fit, scale: int) -> np.ndarray:
