@@ -371,7 +371,11 @@ def _session(
 ) -> RenderSession:
     from .render.session import RenderSession
     from .render.settings import TakeSettings
+    from .scene.shots import sync as keep_shots
 
+    if not (options.no_planes or options.dry_run):
+        # The planes name their shots by what the rows keep, whatever is renamed later.
+        keep_shots(scene)
     settings = TakeSettings(
         takes=options.takes,
         redraw=options.redraw,

@@ -40,7 +40,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class PlaneKey:
-    """What a plane shows."""
+    """What a plane shows. shot: what never changes about it, its uid; see `place`."""
 
     shot: str
     frame: int
@@ -81,9 +81,12 @@ def place(
     opacity: float = 1.0,
     distance: float | None = None,
     pick: bool = True,
+    name: str = "",
 ) -> bpy.types.Object:
     """Put a drawn keyframe before its camera, filling its frame, visible on `frame_range` only.
 
+    shot: by which it is found again, the shot's uid; name: what the artist calls the shot now, for
+    the names in the outliner, `shot` where it is empty.
     A plane of the same shot, frame and take is replaced; other takes stay, hidden if `pick`.
     frame_range: first and last frame, inclusive. frame_shape: of the shot; the scene's when None.
     request_json: the keyframe's request, kept in the plane's custom properties ("onmodel_request").
@@ -94,7 +97,9 @@ def place(
     path = Path(image_path)
     first, last = frame_range
     if last < first:
-        raise PlaneError(f"The keyframe {frame} of shot {shot} has no frames to be seen on.")
+        raise PlaneError(
+            f"The keyframe {frame} of shot {name or shot} has no frames to be seen on."
+        )
     if camera.type != "CAMERA" or camera.data.type not in ("PERSP", "ORTHO"):
         raise PlaneError(
             f"{camera.name} is no perspective or orthographic camera.",
@@ -106,8 +111,8 @@ def place(
     key = PlaneKey(shot, frame, take)
     plane = cards.make_card(image, scene, opacity)
     remove(scene, key)  # only now: the new plane keeps a picture that both share
-    cards.name_card(plane, f"{shot} {frame:04d} take {take:02d}")
-    _shot_collection(scene, shot).objects.link(plane)
+    cards.name_card(plane, f"{name or shot} {frame:04d} take {take:02d}")
+    _shot_collection(scene, shot, name or shot).objects.link(plane)
     _lock(plane, camera, scene, shape, where)
     plane[_mark] = True
     plane["onmodel_shot"], plane["onmodel_frame"], plane["onmodel_take"] = shot, frame, take
@@ -127,7 +132,7 @@ def planes(
     """The scene's planes, of one shot or one keyframe if asked, in order of frame and take."""
     found = [o for o in _all(scene) if shot is None or o["onmodel_shot"] == shot]
     found = [o for o in found if frame is None or o["onmodel_frame"] == frame]
-    return sorted(found, key=lambda o: (o["onmodel_shot"], o["onmodel_frame"], o["onmodel_take"]))
+    return sorted(found, key=lambda o: (o["onmodel_frame"], o["onmodel_shot"], o["onmodel_take"]))
 
 
 def is_plane(item: bpy.types.Object) -> bool:
@@ -138,6 +143,12 @@ def is_plane(item: bpy.types.Object) -> bool:
 def key_of(plane: bpy.types.Object) -> PlaneKey:
     """Shot, frame and take of an image plane."""
     return PlaneKey(plane["onmodel_shot"], plane["onmodel_frame"], plane["onmodel_take"])
+
+
+def picture_of(plane: bpy.types.Object) -> bpy.types.Image | None:
+    """The picture that the plane shows; None where somebody took it away."""
+    nodes = plane.data.materials[0].node_tree.nodes
+    return next((n.image for n in nodes if n.type == "TEX_IMAGE"), None)
 
 
 def request_of(plane: bpy.types.Object) -> str:
@@ -166,7 +177,7 @@ def pick_take(scene: bpy.types.Scene, shot: str, frame: int, take: int) -> None:
     candidates = planes(scene, shot, frame)
     if not any(p["onmodel_take"] == take for p in candidates):
         raise PlaneError(
-            f"Take {take} of frame {frame} in shot {shot} is not in the scene.",
+            f"Take {take} of frame {frame} is not in the scene.",
             "Render the take, or pick one of the others.",
         )
     for plane in candidates:
@@ -290,7 +301,7 @@ def _top_collection(scene: bpy.types.Scene) -> bpy.types.Collection | None:
     return None
 
 
-def _shot_collection(scene: bpy.types.Scene, shot: str) -> bpy.types.Collection:
+def _shot_collection(scene: bpy.types.Scene, shot: str, name: str) -> bpy.types.Collection:
     top = _top_collection(scene)
     if top is None:
         top = bpy.data.collections.new(collection_name)
@@ -299,8 +310,9 @@ def _shot_collection(scene: bpy.types.Scene, shot: str) -> bpy.types.Collection:
         scene.collection.children.link(top)
     for found in top.children:
         if found.get("onmodel_shot") == shot:
+            found.name = f"Keyframes {name}"
             return found
-    made = bpy.data.collections.new(f"Keyframes {shot}")
+    made = bpy.data.collections.new(f"Keyframes {name}")
     made["onmodel_shot"] = shot
     top.children.link(made)
     return made

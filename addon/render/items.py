@@ -42,6 +42,7 @@ _reached = {
 class Item:
     """One take of one keyframe. path: where its PNG goes. progress: of the drawing, 0..1.
 
+    former: the file that the scene shows for it, which lies elsewhere when the shot was renamed.
     timings: seconds by stage, see RenderSession.
     """
 
@@ -50,6 +51,7 @@ class Item:
     frame: int
     take: int
     path: Path
+    former: Path | None = None
     state: ItemState = ItemState.waiting
     progress: float = 0.0
     message: str = ""

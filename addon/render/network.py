@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..core.blob import Blob
@@ -84,10 +85,11 @@ class Sent:
 
 @dataclass(frozen=True)
 class Kept:
-    """A keyframe is drawn and on disk already; put by a shipment's `prepare`."""
+    """A keyframe is drawn and on disk already, at path; put by a shipment's `prepare`."""
 
     item: int
     request: KeyframeRequest
+    path: Path
 
 
 @dataclass(frozen=True)

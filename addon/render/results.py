@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,21 @@ def is_drawn(png: Path, key: str) -> bool:
         return hashlib.sha256(png.read_bytes()).hexdigest() == data.get("png_sha256")
     except OSError:
         return False
+
+
+def drawn_at(item_path: Path, former: Path | None, request: KeyframeRequest) -> Path | None:
+    """Where the whole drawing of the request lies: at its own path, or at a former one.
+
+    former: a file of the same keyframe under another name of its shot or film. Names do not change
+    a drawing, so it counts if nothing but they differ.
+    """
+    if is_drawn(item_path, request.key()):
+        return item_path
+    old = read_sidecar(former) if former else None
+    if former is None or old is None or not isinstance(old.get("request"), dict):
+        return None
+    names = {name: str(old["request"].get(name, "")) for name in ("film", "shot")}
+    return former if is_drawn(former, replace(request, **names).key()) else None
 
 
 def write_result(

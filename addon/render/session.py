@@ -107,7 +107,7 @@ class RenderSession:
         self.failure = Failure.none
         self.message, self.fix = "Connecting to the server.", ""
         self.items: list[Item] = sources.plan_items(
-            self.film, self.shots, take_settings, self.out_dir
+            scene, self.film, self.shots, take_settings, self.out_dir
         )
         self.info: dict[str, Any] = {}
         self.notes: list[str] = []
@@ -211,7 +211,9 @@ class RenderSession:
         missing = [
             i
             for i in self.items
-            if i.state in drawn and i.request and not sources.is_placed(self.scene, i)
+            if i.state in drawn
+            and i.request
+            and not sources.is_placed(self.scene, self._shot_of(i), i)
         ]
         for item in missing:
             self._place(item)
@@ -330,8 +332,9 @@ class RenderSession:
                 if item.frame != captured.frame:
                     continue
                 request, blobs = build(encoded, settings, actors, item.take)
-                if not self.settings.redraw and results.is_drawn(item.path, request.key()):
-                    put(net.Kept(item.number, request))
+                there = results.drawn_at(item.path, item.former, request)
+                if there is not None and not self.settings.redraw:
+                    put(net.Kept(item.number, request, there))
                 else:
                     prepared.append(net.Prepared(item.number, request, blobs))
         if prepared:
@@ -469,7 +472,7 @@ class RenderSession:
             self._hear_progress(message)
         elif isinstance(message, net.Kept):
             item = self.items[message.item]
-            item.state, item.request = ItemState.kept, message.request
+            item.state, item.request, item.path = ItemState.kept, message.request, message.path
             sidecar = results.read_sidecar(item.path)
             if sidecar and self.settings.place:
                 self._placeable.append((item, sidecar))
@@ -548,12 +551,14 @@ class RenderSession:
             raise results.output_error(error, item.path) from error
 
     def _place(self, item: Item) -> None:
-        shot = next(s for s in self.shots if s.name == item.shot)
         try:
-            sources.place(self.scene, shot, item, dumps(item.request))
+            sources.place(self.scene, self._shot_of(item), item, dumps(item.request))
         except (PlaneError, CaptureError) as error:
             # The drawing is on disk; that it cannot be shown is said, and undoes nothing.
             self.notes.append(f"Shot {item.shot}, frame {item.frame} is drawn. {error}")
+
+    def _shot_of(self, item: Item) -> Shot:
+        return next(s for s in self.shots if s.name == item.shot)
 
     def _note_unknown_maps(self, model: dict[str, Any]) -> None:
         unknown = [m.kind for m in self.film.maps if m.kind not in model.get("map_kinds", [])]

@@ -37,17 +37,26 @@ def output_root(film: Film, given: Path | None) -> Path:
     return root.expanduser().resolve()
 
 
-def plan_items(film: Film, shots: Sequence[Shot], settings: TakeSettings, root: Path) -> list[Item]:
+def plan_items(
+    scene: bpy.types.Scene, film: Film, shots: Sequence[Shot], settings: TakeSettings, root: Path
+) -> list[Item]:
     """The keyframes and takes to draw, shot by shot, frame by frame."""
     items: list[Item] = []
+    former = {planes.key_of(p): _file_of(p) for p in planes.planes(scene)}
     for shot in shots:
         for frame in shot.keyframes:
             if settings.frames is not None and (shot.name, frame) not in settings.frames:
                 continue
             for take in range(1, (settings.takes or shot.takes or film.takes) + 1):
                 path = paths.output_path(root, film.name, shot.name, take, frame)
-                items.append(Item(len(items), shot.name, frame, take, path))
+                key = planes.PlaneKey(shot.uid, frame, take)
+                items.append(Item(len(items), shot.name, frame, take, path, former.get(key)))
     return items
+
+
+def _file_of(plane: bpy.types.Object) -> Path | None:
+    image = planes.picture_of(plane)
+    return Path(bpy.path.abspath(image.filepath)).resolve() if image else None
 
 
 def open_capture(
@@ -114,9 +123,9 @@ def map_files(root: Path, settings: ShotSettings, encoded: Encoded) -> dict[Path
     }
 
 
-def is_placed(scene: bpy.types.Scene, item: Item) -> bool:
+def is_placed(scene: bpy.types.Scene, shot: Shot, item: Item) -> bool:
     """Whether the scene has an image plane of this keyframe and take."""
-    return item.take in planes.takes(scene, item.shot, item.frame)
+    return item.take in planes.takes(scene, shot.uid, item.frame)
 
 
 def place(scene: bpy.types.Scene, shot: Shot, item: Item, request_json: str) -> bool:
@@ -125,7 +134,7 @@ def place(scene: bpy.types.Scene, shot: Shot, item: Item, request_json: str) -> 
     Raises PlaneError or CaptureError with what is wrong. A drawing that was there before the run
     does not take the place of the take that the artist has picked.
     """
-    there = planes.planes(scene, shot.name, item.frame)
+    there = planes.planes(scene, shot.uid, item.frame)
     same = [p for p in there if planes.key_of(p).take == item.take]
     if item.state is ItemState.kept and same and planes.request_of(same[0]) == request_json:
         return False
@@ -139,17 +148,18 @@ def place(scene: bpy.types.Scene, shot: Shot, item: Item, request_json: str) -> 
             render.pixel_aspect_x,
             render.pixel_aspect_y,
         )
-    picked = planes.picked_take(scene, shot.name, item.frame)
+    picked = planes.picked_take(scene, shot.uid, item.frame)
     planes.place(
         scene,
         find_camera(scene, shot.camera),
         item.path,
-        shot.name,
+        shot.uid,
         item.frame,
         item.take,
         ranges.get(item.frame, (item.frame, item.frame)),
         shape,
         request_json,
-        pick=item.state is ItemState.done or picked is None,
+        pick=item.state is ItemState.done or picked in (None, item.take),
+        name=shot.name,
     )
     return True

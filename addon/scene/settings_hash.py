@@ -2,7 +2,8 @@
 """Whether what the artist typed changed since a shot was drawn.
 
 A hash over the settings that the shot's drawing depends on: cheap enough for every redraw of the
-sidebar. Poses and sets are not in it: whether they moved is only known by capturing again.
+sidebar. Poses and sets are not in it: whether they moved is only known by capturing again. Nor are
+names, which change no drawing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def of_shot(scene: bpy.types.Scene, placed: shots.Placed) -> str:
         maps = []
     s = scene.onmodel
     values = [
-        [placed.name, placed.start, placed.end, placed.marker.camera.name],
+        [placed.start, placed.end, placed.marker.camera.name],
         [row.prompt, row.negative_prompt, row.first, row.last],
         [row.use_seed and row.seed, row.use_resolution and [row.width, row.height], row.takes],
         sorted(k.frame for k in row.keyframes if k.marked),

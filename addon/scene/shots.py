@@ -109,6 +109,11 @@ def find(scene: bpy.types.Scene, uid: str) -> Placed:
     )
 
 
+def names(scene: bpy.types.Scene) -> dict[str, str]:
+    """uid -> name of every shot that has a marker."""
+    return {p.uid: p.name for p in place(scene)}
+
+
 def at_frame(scene: bpy.types.Scene, frame: int) -> Placed | None:
     """The shot that this frame is in."""
     return next((p for p in place(scene) if p.start <= frame <= p.end), None)

@@ -16,14 +16,9 @@ from dataclasses import dataclass
 
 import bpy
 
-from ..capture.errors import CaptureError
 from ..core.client import Client, ClientError, ServerGone
-from ..core.request import dumps
 from ..core.server_process import ServerState
 from ..core.shots import Shot
-from ..planes import planes
-from ..planes.errors import PlaneError
-from ..render import sources
 from ..render.items import ItemState
 from ..render.session import RenderSession, State
 from ..render.settings import TakeSettings
@@ -121,14 +116,14 @@ class Drawing:
         """After the end: note which shots are drawn, and say what came of it."""
         scene = self.session.scene
         through = {s.shot for s in self.session.statuses if s.state in _through}
-        whole = {name for name in through if self._was_whole(name)}
+        whole = {s.uid for s in self._order.shots if s.name in through and self._was_whole(s)}
         for placed in shots.place(scene):
-            if placed.name in whole and placed.row is not None:
+            if placed.uid in whole and placed.row is not None:
                 placed.row.drawn = settings_hash.of_shot(scene, placed)
         self._tell()
         for uid in [u for u, standing in status.live.items() if standing.state == "done"]:
             del status.live[uid]  # from here on the rows say it, which undo takes along
-        self._place_again(scene)
+        self.session.put_back()
         run = status.run
         run.active = False
         run.outcome = " ".join([self.session.message, *self.session.notes])
@@ -146,28 +141,12 @@ class Drawing:
         self.session.close()
         status.run.active = False
 
-    def _was_whole(self, name: str) -> bool:
+    def _was_whole(self, shot: Shot) -> bool:
         """Whether all keyframes of the shot were in this run."""
         only = self._order.settings.frames
         if self._order.only_take is not None:
             return False
-        shot = next(s for s in self._order.shots if s.name == name)
-        return only is None or {(name, f) for f in shot.keyframes} <= only
-
-    def _place_again(self, scene: bpy.types.Scene) -> None:
-        """Put results back that an undo in the middle of the run took out of the scene."""
-        if not self._order.settings.place:
-            return
-        by_name = {s.name: s for s in self._order.shots}
-        for item in self.session.items:
-            lost = item.state in _through and item.take not in planes.takes(
-                scene, item.shot, item.frame
-            )
-            if lost and item.request is not None:
-                try:
-                    sources.place(scene, by_name[item.shot], item, dumps(item.request))
-                except (PlaneError, CaptureError) as error:
-                    log.warning("shot %s, frame %d: %s", item.shot, item.frame, error)
+        return only is None or {(shot.name, f) for f in shot.keyframes} <= only
 
     def _connect(self) -> Client:
         """For the session's threads: a client as soon as the main thread's ticks have a server."""

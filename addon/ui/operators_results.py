@@ -19,7 +19,7 @@ def shown(scene: bpy.types.Scene) -> planes.PlaneKey | None:
     placed = shots.at_frame(scene, scene.frame_current)
     if placed is None:
         return None
-    for plane in planes.planes(scene, placed.name):
+    for plane in planes.planes(scene, placed.uid):
         first, last = plane["onmodel_first"], plane["onmodel_last"]
         if plane.get("onmodel_picked") and first <= scene.frame_current <= last:
             return planes.key_of(plane)
@@ -30,9 +30,7 @@ def image_of(scene: bpy.types.Scene, key: planes.PlaneKey) -> bpy.types.Image | 
     """The picture of a plane."""
     for plane in planes.planes(scene, key.shot, key.frame):
         if plane["onmodel_take"] == key.take:
-            for node in plane.data.materials[0].node_tree.nodes:
-                if node.type == "TEX_IMAGE":
-                    return node.image
+            return planes.picture_of(plane)
     return None
 
 
@@ -42,17 +40,18 @@ class ONMODEL_OT_take_pick(Reporting, bpy.types.Operator):
     bl_description = "Show this take of the keyframe"
     bl_options = {"REGISTER", "UNDO"}
 
-    shot: StringProperty(options={"SKIP_SAVE"})
+    shot: StringProperty(name="Shot", description="Its name or uid", options={"SKIP_SAVE"})
     frame: IntProperty(options={"SKIP_SAVE"})
     take: IntProperty(options={"SKIP_SAVE"})
 
     def apply(self, context: bpy.types.Context) -> None:
         scene = context.scene
-        planes.pick_take(scene, self.shot, self.frame, self.take)
         shots.sync(scene)
-        for placed in shots.place(scene):
-            if placed.name == self.shot and placed.row is not None:
-                shots.keyframe_row(placed.row, self.frame).take = self.take
+        placed = next((p for p in shots.place(scene) if self.shot in (p.uid, p.name)), None)
+        if placed is None:
+            raise SceneError(f"There is no shot {self.shot}.", "Choose a shot from the list.")
+        planes.pick_take(scene, placed.uid, self.frame, self.take)
+        shots.keyframe_row(placed.kept, self.frame).take = self.take
         text.redraw()
 
 
@@ -85,7 +84,7 @@ class ONMODEL_OT_results_clear(Reporting, bpy.types.Operator):
             placed = shots.at_frame(scene, scene.frame_current)
             if placed is None:
                 raise SceneError("The current frame is in no shot.", "Go to a frame of a shot.")
-            planes.clear(scene, placed.name)
+            planes.clear(scene, placed.uid)
         else:
             key = shown(scene)
             if key is None:
@@ -109,6 +108,7 @@ class ONMODEL_OT_strips_place(Reporting, bpy.types.Operator):
         if not found:
             raise SceneError("There is no drawing yet.", "Draw a keyframe first.")
         strips.clear_strips(scene)
+        names = shots.names(scene)
         for plane in found:
             key = planes.key_of(plane)
             image = image_of(scene, key)
@@ -116,7 +116,7 @@ class ONMODEL_OT_strips_place(Reporting, bpy.types.Operator):
                 strips.place_strip(
                     scene,
                     bpy.path.abspath(image.filepath),
-                    key.shot,
+                    names.get(key.shot, key.shot),
                     key.frame,
                     key.take,
                     (plane["onmodel_first"], plane["onmodel_last"]),

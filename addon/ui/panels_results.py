@@ -7,6 +7,7 @@ import bpy
 
 from ..core.marks import planes_collection
 from ..planes import planes
+from ..scene import shots
 from . import drawing, text
 from .operators_results import image_of, shown
 from .panels_scene import Sidebar
@@ -33,7 +34,8 @@ class ONMODEL_PT_results(Sidebar, bpy.types.Panel):
         key = shown(scene)
         row = layout.row(align=True)
         row.operator("onmodel.keyframe_step", text="", icon="TRIA_LEFT").step = -1
-        words = f"{key.shot}  \N{BULLET}  {key.frame}" if key else "Not drawn here"
+        shot = shots.names(scene)[key.shot] if key else ""
+        words = f"{shot}  \N{BULLET}  {key.frame}" if key else "Not drawn here"
         row.operator("onmodel.keyframe_go", text=words).frame = (
             key.frame if key else scene.frame_current
         )

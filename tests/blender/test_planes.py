@@ -244,7 +244,7 @@ def test_takes_live_side_by_side(empty_scene, tmp_path):
         scene.frame_set(frame)
         assert [made[t].hide_render for t in (1, 2, 3)] == [False, True, True]
         assert not other.hide_render
-    with pytest.raises(PlaneError, match="Take 9 of frame 5 in shot 010"):
+    with pytest.raises(PlaneError, match="Take 9 of frame 5 is not"):
         planes.pick_take(scene, "010", 5, 9)
 
 

@@ -318,3 +318,94 @@ def test_a_keyframe_alone_has_the_depth_map_that_it_has_among_the_others(make, s
         assert run(alone) == "done"
         assert depth_blobs(alone) == {("010", frame): blobs["010", frame]}
         assert states(alone) == ["kept"] and alone.bytes_sent == 0
+
+
+def rename(scene, old, new):
+    from addon.scene import shots
+
+    shots.rename_shot(scene, next(r.uid for r in scene.onmodel.shots if r.name == old), new)
+
+
+def test_a_renamed_shot_keeps_its_drawings_where_they_are(make, scene, server):
+    from addon.planes import planes
+
+    first = make()
+    assert run(first) == "done"
+    where = [i.path for i in first.items]
+    sent, jobs = server.image_bytes(), len(server.jobs)
+    rename(scene, "010", "015")
+    second = make()
+    assert run(second) == "done"
+    assert {i.shot for i in second.items} == {"015", "020"}
+    assert states(second) == ["kept"] * 5
+    assert (server.image_bytes(), len(server.jobs)) == (sent, jobs)
+    assert [i.path for i in second.items] == where
+    assert [i.request.shot for i in second.items][:3] == ["015"] * 3
+    assert len(planes.planes(scene)) == 5
+    scene.objects["Ben rig"].location.x += 0.2
+    bpy.context.view_layer.update()
+    third = make()
+    assert run(third) == "done"
+    assert states(third)[0] == "done" and "/015/" in third.items[0].path.as_posix()
+    assert len(planes.planes(scene)) == 5, "what is drawn anew takes the old one's place"
+    assert where[0].exists()
+
+
+def test_what_was_taken_away_is_put_back(make, scene, server):
+    from addon.planes import planes
+
+    session = make()
+    assert run(session) == "done"
+    assert session.put_back() == 0, "nothing is missing"
+    everything = [p.name for p in planes.planes(scene)]
+    uid = render_scene.read_shots(scene)[0].uid
+    planes.remove(scene, planes.PlaneKey(uid, 10, 1))
+    planes.clear(scene, render_scene.read_shots(scene)[1].uid)
+    assert len(planes.planes(scene)) == 2
+    assert session.put_back() == 3
+    assert [p.name for p in planes.planes(scene)] == everything
+    request = json.loads(planes.request_of(planes.planes(scene, uid, 10)[0]))
+    assert request["frame"] == 10 and request["shot"] == "010"
+    assert session.put_back() == 0
+
+
+def test_results_are_put_back_into_the_scene_that_took_the_others_place(make, scene, server):
+    """After an undo Blender has another scene in memory, without the planes."""
+    from addon.planes import planes
+
+    session = make()
+    assert run(session) == "done"
+    other = scene.copy()
+    planes.clear(scene)
+    for collection in [c for c in other.collection.children if c.name.startswith("Onmodel")]:
+        other.collection.children.unlink(collection)
+    session.scene = other
+    assert session.put_back() == 5
+    assert len(planes.planes(other)) == 5 and planes.planes(scene) == []
+
+
+def test_only_what_was_drawn_is_put_back_and_nothing_without_planes(make, scene, server):
+    from addon.planes import planes
+
+    server.fail_first = {10}
+    session = make(retries=0)
+    assert run(session) == "failed"
+    planes.clear(scene)
+    assert session.put_back() == 4
+    assert 10 not in {planes.key_of(p).frame for p in planes.planes(scene)}
+    planes.clear(scene)
+    unplaced = make(place=False)
+    assert run(unplaced) == "done"
+    assert unplaced.put_back() == 0 and planes.planes(scene) == []
+
+
+def test_a_drawing_that_is_gone_from_the_disk_is_not_put_back_but_said(make, scene, server):
+    from addon.planes import planes
+
+    session = make()
+    assert run(session) == "done"
+    planes.clear(scene)
+    session.items[0].path.unlink()
+    session.put_back()
+    assert len(planes.planes(scene)) == 4
+    assert any("frame 1 is drawn" in note and "gone" in note for note in session.notes)

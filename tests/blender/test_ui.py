@@ -14,7 +14,7 @@ from addon.render.session import State
 from addon.render.settings import TakeSettings
 from addon.scene import server_words, shots
 from addon.scene.errors import SceneError
-from addon.ui import connection, drawing, lists, parts, preferences, status
+from addon.ui import connection, drawing, lists, operators_results, parts, preferences, status
 from addon.ui.connection import Connection, Link
 from tests.addon.fake_server import FakeServer
 from tests.blender import render_scene, whole_addon
@@ -330,24 +330,55 @@ def test_a_script_draws_picks_clears(film, tmp_path):
     assert len(list(tmp_path.rglob("*.png"))) == 3
     film.frame_set(10)
     assert bpy.ops.onmodel.draw(what="keyframe", only_take=2) == {"FINISHED"}
-    assert planes.takes(film, "010", 10) == [1, 2]
-    assert planes.picked_take(film, "010", 10) == 2
+    first, second = (s.uid for s in shots.read_shots(film))
+    assert planes.takes(film, first, 10) == [1, 2]
+    assert planes.picked_take(film, first, 10) == 2
     draw_all()
     bpy.ops.onmodel.take_pick(shot="010", frame=10, take=1)
-    assert planes.picked_take(film, "010", 10) == 1
+    assert planes.picked_take(film, first, 10) == 1
     assert film.onmodel.shots[0].keyframes[0].take == 1
     assert bpy.ops.onmodel.strips_place() == {"FINISHED"}
     assert len(strips.strips(film)) == 3
     assert bpy.ops.onmodel.draw(what="all") == {"FINISHED"}
     assert status.run.outcome == "2 keyframes drawn, 3 were drawn already."
     bpy.ops.onmodel.results_clear(what="take")
-    assert planes.takes(film, "010", 10) == [2]
+    assert planes.takes(film, first, 10) == [2]
     bpy.ops.onmodel.results_clear(what="shot")
-    assert planes.planes(film, "010") == []
-    assert len(planes.planes(film, "020")) == 2
+    assert planes.planes(film, first) == []
+    assert len(planes.planes(film, second)) == 2
     bpy.ops.onmodel.results_clear(what="all")
     assert planes.planes(film) == []
     assert "Drawings appear here" in words(draw_all())
+
+
+@pytest.mark.parametrize("way", ["panel", "timeline", "camera too"])
+def test_results_follow_a_renamed_shot(film, way, tmp_path):
+    bpy.ops.onmodel.draw(what="all")
+    files = sorted(tmp_path.rglob("*.png"))
+    film.frame_set(10)
+    uid = film.onmodel.shots[0].uid
+    if way == "panel":
+        film.onmodel.shots[0].name = "Meeting"
+    else:
+        film.timeline_markers["010"].name = "Meeting"
+    if way == "camera too":
+        shots.sync(film)
+        shots.bind_camera(film, uid, film.objects["Camera 020"])
+    assert shots.place(film)[0].name == "Meeting"
+    key = operators_results.shown(film)
+    assert key is not None and (key.shot, key.frame, key.take) == (uid, 10, 1)
+    log = draw_all()
+    assert "Meeting  \N{BULLET}  10" in words(log)
+    assert "Drawings appear here" not in words(log)
+    bpy.ops.onmodel.take_pick(shot="Meeting", frame=10, take=1)
+    assert film.onmodel.shots[0].keyframes[-1].take == 1
+    bpy.ops.onmodel.strips_place()
+    assert [s.name[:7] for s in strips.strips(film)][:3] == ["Meeting"] * 3
+    assert sorted(tmp_path.rglob("*.png")) == files
+    if way != "camera too":
+        assert status.standing(film, shots.place(film)[0]).state == "done"
+    bpy.ops.onmodel.results_clear(what="shot")
+    assert len(planes.planes(film)) == 2
 
 
 def test_the_same_run_ticks_as_from_a_timer(film):
