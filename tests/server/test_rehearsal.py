@@ -9,8 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onmodel.rehearsal import data
-from onmodel.rehearsal.architecture import make_tokenizer, make_vae, tiny
+from onmodel.rehearsal import data, stem
+from onmodel.rehearsal.architecture import (
+    Denoiser,
+    latent_channels,
+    make_controlnet,
+    make_tokenizer,
+    make_vae,
+    tiny,
+)
 from onmodel.rehearsal.export import export
 from onmodel.rehearsal.latents import PatchBasis
 from onmodel.rehearsal.sampling import Noise, draw, make_batch
@@ -50,9 +57,14 @@ def write_sample(folder: Path, number: int) -> None:
         )
     disparity = np.where(person > 0, 0.5, 0.1).astype(np.float16)
     normal = np.full((size, size, 3), (128, 128, 255), np.uint8)
+    for one in people:
+        one["standin_pose"] = one["pose"]
+    own = {"disparity": disparity, "person": person, "normal": normal}
+    standin = {f"standin_{k}": np.roll(v, 2, axis=0) for k, v in own.items()}
     with (folder / f"{number:06d}.npz").open("wb") as file:
-        np.savez(file, rgb=rgb, disparity=disparity, person=person, normal=normal)
-    description = {"number": number, "framing": "portrait", "set": "room", "people": people}
+        np.savez(file, rgb=rgb, **own, **standin)
+    words = {"look": "animated", "framing": "portrait", "set": "room"}
+    description = {"number": number, **words, "people": people}
     (folder / f"{number:06d}.json").write_text(json.dumps(description))
 
 
@@ -64,7 +76,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[data.Shard]:
     arrays = [data.read_sample(samples, n)[0]["rgb"] for n in range(8)]
     pictures = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
     basis = PatchBasis()
-    basis.fit(pictures)
+    basis.fit(pictures, steps=20)
     folder = samples.parent / "shards"
     folder.mkdir(exist_ok=True)
     data._pack_run(samples, folder, basis, 0, list(range(8)))
@@ -73,13 +85,45 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[data.Shard]:
 
 def test_packed_samples_hold_maps_masks_and_words(shards: list[data.Shard]) -> None:
     (shard,) = shards
-    assert shard.latents.shape == (8, 8, 8, 8)
-    assert abs(float(shard.latents.float().pow(2).mean()) - 1) < 0.1
-    assert shard.maps["pose"].shape == (8, 64, 64, 3) and shard.maps["pose"].amax() == 255
-    depth = shard.maps["depth"][0]
-    assert depth.amax() > 150 and depth[0, 0] < 30, "people are nearer than the ground"
-    assert shard.shares[0, 1].amax() == 0 and shard.shares[1, 1].amax() > 200
-    assert len(shard.words[1].people) == 2 and shard.words[0].shot == ("portrait", "room")
+    assert shard.latents.shape == (8, latent_channels, 8, 8)
+    assert 0.5 < float(shard.latents.float().pow(2).mean()) < 1.5
+    assert set(shard.maps) == {f"{s} {k}" for s in data.sources for k in data.map_order}
+    assert shard.maps["own pose"].shape == (8, stem.channels[-1], 8, 8)
+    grey = shard.maps["own depth"][0, :16].float().mean(0)
+    person = shard.shares["own"][0, 0].float() / 255
+    assert grey[person == 1].min() > grey[0, 0], "people are nearer than the ground"
+    assert not torch.equal(shard.maps["own depth"], shard.maps["standin depth"])
+    assert shard.shares["own"][0, 1].amax() == 0 and shard.shares["standin"][1, 1].amax() > 200
+    assert len(shard.words[1].people) == 2
+    assert shard.words[0].shot == ("animated", "portrait", "room")
+
+
+def test_stem_tells_grey_points_and_colours_apart() -> None:
+    embedding = make_controlnet(tiny).controlnet_cond_embedding
+    maps = torch.zeros(3, 3, 32, 32)
+    maps[0] = 0.5  # a depth
+    maps[1, :, 10:12, 10:12] = 1  # a face point
+    maps[2, 0] = 1  # a red limb
+    found = stem.features(embedding, maps).float() * 8.3 / 255 - 0.3
+    grey, white, colours = found[:, :16], found[:, 16:32], found[:, 32:]
+    assert grey[0].min() == pytest.approx(3.0, abs=0.2), "6 x grey"
+    assert white[0].max() < 0.1 and colours[0].max() < 0.1
+    dark = stem.features(embedding, torch.full((1, 3, 16, 16), 0.1)).float()
+    assert dark[0, :16].mean() * 8.3 / 255 - 0.3 > 0.3, "dark greys are not swallowed"
+    there = white[1].amax(0) > 1
+    assert there[1, 1] and int(there.sum()) == 1, "a face point lights its own cell alone"
+    red_over_green, green_over_red = colours[2, :4, 1:3, 1:3], colours[2, 4:8, 1:3, 1:3]
+    assert red_over_green.min() > 4 and green_over_red.max() < 0.1
+
+
+def test_the_exported_controlnet_sees_maps_as_training_did() -> None:
+    torch.manual_seed(0)
+    model = Denoiser(tiny, list(range(5)))
+    whole = model.full_controlnet().controlnet_cond_embedding
+    maps = torch.rand(2, 3, 32, 48)
+    packed = model.controlnet.controlnet_cond_embedding(stem.features(whole, maps).float())
+    assert torch.allclose(packed, whole(maps), atol=0.05)
+    assert packed.shape == (2, tiny.unet[0], 4, 6)
 
 
 def test_prompts_are_regional_for_two_people(shards: list[data.Shard]) -> None:
@@ -126,7 +170,7 @@ def test_vae_goes_on_exactly(tmp_path: Path) -> None:
     torch.manual_seed(0)
     pictures = [torch.randint(0, 255, (64, 64, 3), dtype=torch.uint8)]
     basis = PatchBasis()
-    basis.fit(torch.stack(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    basis.fit(torch.stack(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1, steps=2)
     plan = VaePlan(steps=20, crops=(32, 32), batches=(2, 2))
     trainer = VaeTrainer(tiny, basis)
     trainer.train_step(plan, pictures)
@@ -160,7 +204,7 @@ def test_exported_folder_is_a_plain_pipeline(shards: list[data.Shard], tmp_path:
         output_type="latent",
         generator=torch.Generator().manual_seed(0),
     ).images
-    assert latents.shape == (1, 8, 8, 12) and bool(torch.isfinite(latents).all())
+    assert latents.shape == (1, latent_channels, 8, 12) and bool(torch.isfinite(latents).all())
     parts = {k: v for k, v in pipeline.components.items() if k != "controlnet"}
     assert StableDiffusionXLPipeline(**parts).unet is pipeline.unet
     tokens = trainer.tokens("woman, red sweater")[None]
@@ -184,4 +228,4 @@ def test_draw_is_repeatable(shards: list[data.Shard]) -> None:
     one, two = (
         draw(trainer.average, batch, Noise(), trainer.tokens(""), steps=2) for _ in range(2)
     )
-    assert torch.equal(one, two) and one.shape == (1, 8, 8, 8)
+    assert torch.equal(one, two) and one.shape == (1, latent_channels, 8, 8)

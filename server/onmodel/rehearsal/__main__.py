@@ -33,7 +33,7 @@ def _pack(options: argparse.Namespace) -> int:
     path = options.folder / "basis.pt"
     if not path.exists():
         basis = PatchBasis()
-        basis.fit(data.pictures(options.samples, data.sample_numbers(options.samples)[:900]))
+        basis.fit(data.pictures(options.samples, data.sample_numbers(options.samples)[:700]))
         basis.save(path)
     data.pack(options.samples, options.folder / "shards", PatchBasis.load(path))
     return 0

@@ -2,7 +2,7 @@
 """The embedded model's parts: SDXL's own classes, small.
 
 Two CLIP text encoders of different widths, a UNet with SDXL's added embeddings, a union ControlNet
-with the usual order of types, an 8-channel VAE at a factor of 8, v prediction with a zero terminal
+with the usual order of types, a 12-channel VAE at a factor of 8, v prediction with a zero terminal
 SNR. Everything is stock diffusers and transformers: a folder of these parts loads with
 `StableDiffusionXLControlNetUnionPipeline.from_pretrained` and nothing of ours. (Their classes have
 no types that mypy can use, hence Any.)
@@ -31,7 +31,9 @@ from transformers import (
     CLIPTokenizer,
 )
 
-latent_channels = 8
+from onmodel.rehearsal import stem
+
+latent_channels = 12
 map_types = {"pose": 0, "depth": 1, "lineart": 3, "normal": 4}
 """Our maps' places in the union's order: pose, depth, thick line, thin line, normal, segment."""
 vocabulary = Path(__file__).parent / "tokenizer" / "bpe_simple_vocab_16e6.txt.gz"
@@ -47,10 +49,9 @@ start_token, end_token = 49406, 49407
 class Sizes:
     """Widths of the model. text: hidden sizes of the two encoders, which must differ."""
 
-    unet: tuple[int, ...] = (48, 96, 160)
+    unet: tuple[int, ...] = (48, 96, 192)
     heads: tuple[int, ...] = (2, 4, 4)
-    hint: tuple[int, ...] = (8, 16, 32, 64)
-    vae: tuple[int, ...] = (16, 24, 48, 64)
+    vae: tuple[int, ...] = (16, 32, 64, 96)
     text: tuple[int, int] = (64, 96)
     text_layers: int = 3
     groups: int = 16
@@ -59,7 +60,6 @@ class Sizes:
 tiny = Sizes(
     unet=(16, 32, 32),
     heads=(2, 2, 2),
-    hint=(4, 4, 8, 16),
     vae=(8, 8, 8, 8),
     text=(16, 24),
     text_layers=2,
@@ -145,12 +145,10 @@ def make_text_encoders(
 
 def _shared(sizes: Sizes) -> dict[str, Any]:
     """What the UNet and the ControlNet have in common."""
-    deep = len(sizes.unet) - 1
     return {
         "in_channels": latent_channels,
         "block_out_channels": sizes.unet,
         "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * deep),
         "attention_head_dim": sizes.heads,
         "cross_attention_dim": sum(sizes.text),
         "norm_num_groups": sizes.groups,
@@ -167,20 +165,23 @@ def make_unet(sizes: Sizes) -> Any:
     return UNet2DConditionModel(
         sample_size=32,
         out_channels=latent_channels,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * deep),
         up_block_types=(*("CrossAttnUpBlock2D",) * deep, "UpBlock2D"),
         **_shared(sizes),
     )
 
 
 def make_controlnet(sizes: Sizes) -> Any:
-    """The union ControlNet.
+    """The union ControlNet. It sees the prompt in its middle only: its work is the maps.
 
-    Its outputs start small instead of at zero: it learns together with the UNet from the first
-    step, there is no trained UNet whose drawings it could spoil.
+    The layers that look at the maps are fixed (`stem`), but for the last. Its outputs start small
+    instead of at zero: it learns together with the UNet from the first step, there is no trained
+    UNet whose drawings it could spoil.
     """
     width = sizes.unet[0]
     model: Any = ControlNetUnionModel(
-        conditioning_embedding_out_channels=sizes.hint,
+        conditioning_embedding_out_channels=stem.channels,
+        down_block_types=("DownBlock2D",) * len(sizes.unet),
         num_control_type=6,
         num_trans_channel=width,
         num_trans_head=4,
@@ -190,6 +191,7 @@ def make_controlnet(sizes: Sizes) -> Any:
     )
     for module in [*model.controlnet_down_blocks, model.controlnet_mid_block]:
         torch.nn.init.normal_(module.weight, std=0.3 / module.weight.shape[1] ** 0.5)
+    stem.write(model.controlnet_cond_embedding)
     last = model.controlnet_cond_embedding.conv_out
     torch.nn.init.normal_(last.weight, std=1.0 / (9 * last.weight.shape[1]) ** 0.5)
     torch.nn.init.normal_(model.spatial_ch_projs.weight, std=0.3 / width**0.5)
@@ -227,6 +229,9 @@ class Denoiser(torch.nn.Module):
         self.register_buffer("place", place, persistent=False)
         self.unet = make_unet(sizes)
         self.controlnet = make_controlnet(sizes)
+        self.controlnet.controlnet_cond_embedding = stem.Packed(
+            self.controlnet.controlnet_cond_embedding
+        )
         pair = make_text_encoders(sizes, len(self.tokens), len(self.tokens) - 1)
         self.text_encoder, self.text_encoder_2 = pair
 
@@ -242,6 +247,15 @@ class Denoiser(torch.nn.Module):
         second = self.text_encoder_2(local, output_hidden_states=True)
         both = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return both, second.text_embeds
+
+    def full_controlnet(self) -> Any:
+        """The ControlNet with its fixed layers, taking maps."""
+        out = make_controlnet(self.sizes)
+        missing, unknown = out.load_state_dict(self.controlnet.state_dict(), strict=False)
+        fixed = "controlnet_cond_embedding."
+        if unknown or any(not name.startswith(fixed) for name in missing):
+            raise ValueError("The ControlNet's parts do not fit: its training is of another kind.")
+        return out
 
     def full_encoders(self) -> tuple[Any, Any]:
         """The text encoders with CLIP's whole vocabulary; words never met keep random rows."""

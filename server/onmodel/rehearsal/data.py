@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from addon.core.depth import depth_map, depth_range
 from addon.core.openpose import draw_pose
 from addon.core.request import Keypoint, Pose
+from onmodel.rehearsal import stem
+from onmodel.rehearsal.architecture import make_controlnet, tiny
 from onmodel.rehearsal.latents import PatchBasis
 
 Array = np.ndarray
@@ -30,11 +32,13 @@ log = logging.getLogger(__name__)
 shard_size = 256
 people_limit = 2
 map_order = ("pose", "depth", "normal")
+sources = ("own", "standin")
+"""Whose maps: the drawn people's own, or those of a stand-in without face, hair and clothes."""
 
 
 @dataclass(frozen=True)
 class Words:
-    """A sample's captions. shot: (framing, set). people: parts of each person's caption."""
+    """A sample's captions. shot: (look, framing, set). people: parts of each one's caption."""
 
     shot: tuple[str, ...]
     people: tuple[tuple[str, ...], ...]
@@ -44,13 +48,14 @@ class Words:
 class Shard:
     """Samples of one canvas size, at one of the two scales.
 
-    latents (N, 8, h, w) float16; pose and normal (N, H, W, 3), depth (N, H, W) uint8; shares
-    (N, 2, h, w) uint8, 255 = the person covers the whole latent cell; size: (H, W) of the canvas.
+    latents (N, 12, h, w) float16. maps: "own pose", "standin depth" and so on: the stem's
+    features (N, 56, h, w) uint8. shares by source: (N, 2, h, w) uint8, 255 = the person covers
+    the whole latent cell. size: (H, W) of the canvas. Samples without a stand-in have "own" only.
     """
 
     latents: torch.Tensor
     maps: dict[str, torch.Tensor]
-    shares: torch.Tensor
+    shares: dict[str, torch.Tensor]
     words: list[Words]
     size: tuple[int, int]
 
@@ -80,23 +85,26 @@ def pictures(folder: Path, numbers: Sequence[int]) -> torch.Tensor:
     return torch.stack(out).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def maps_of(arrays: dict[str, Array], description: dict[str, Any]) -> dict[str, Array]:
+def maps_of(
+    arrays: dict[str, Array], description: dict[str, Any], source: str = "own"
+) -> dict[str, Array]:
     """Pose (H, W, 3), depth (H, W) and normal (H, W, 3) maps, uint8, as the add-on makes them.
 
     The depth range is that of a shot of which this is one keyframe: a little wider than its own.
     """
+    prefix = "" if source == "own" else "standin_"
     height, width = arrays["person"].shape
-    disparity = arrays["disparity"].astype(np.float32)
+    disparity = arrays[f"{prefix}disparity"].astype(np.float32)
     z = np.divide(1, disparity, out=np.full_like(disparity, np.inf), where=disparity > 0)
     rng = np.random.default_rng([description["number"], 7])
     near, far = depth_range([z])
     near, far = near * float(rng.uniform(0.8, 1.0)), far * float(rng.uniform(0.95, 1.3))
     people = sorted(description["people"], key=lambda p: -p["distance"])
-    poses = [_pose(one["pose"]) for one in people]
+    poses = [_pose(one[f"{prefix}pose"]) for one in people]
     return {
         "pose": draw_pose(poses, width, height),
         "depth": depth_map(z, near, far),
-        "normal": arrays["normal"],
+        "normal": arrays[f"{prefix}normal"],
     }
 
 
@@ -108,14 +116,8 @@ def _pose(parts: dict[str, list]) -> Pose:
 def words_of(description: dict[str, Any]) -> Words:
     """The sample's captions in parts."""
     people = tuple(tuple(p["caption"].split(", ")) for p in description["people"])
-    return Words((description["framing"], description["set"]), people[:people_limit])
-
-
-def _half(values: torch.Tensor) -> torch.Tensor:
-    """(N, H, W[, C]) uint8 at half size, each pixel the mean of four."""
-    flat = values[..., None] if values.ndim == 3 else values
-    small = F.avg_pool2d(flat.permute(0, 3, 1, 2).float(), 2).round().to(torch.uint8)
-    return small.permute(0, 2, 3, 1).reshape(*small.shape[:1], *small.shape[2:], *values.shape[3:])
+    look = description.get("look", "realistic")
+    return Words((look, description["framing"], description["set"]), people[:people_limit])
 
 
 def pack(samples: Path, shards: Path, basis: PatchBasis) -> None:
@@ -126,7 +128,7 @@ def pack(samples: Path, shards: Path, basis: PatchBasis) -> None:
     shards.mkdir(parents=True, exist_ok=True)
     numbers = sample_numbers(samples)
     for first in sorted({n // shard_size * shard_size for n in numbers}):
-        done = shards / f"{first:06d}.done"
+        done = shards / f"{samples.name}-{first:06d}.done"
         group = [n for n in numbers if first <= n < first + shard_size]
         # A run is complete when all are there, or when nobody adds to it any more.
         age = time.time() - (samples / f"{group[-1]:06d}.json").stat().st_mtime
@@ -139,18 +141,24 @@ def pack(samples: Path, shards: Path, basis: PatchBasis) -> None:
 
 
 def _pack_run(samples: Path, shards: Path, basis: PatchBasis, first: int, group: list[int]) -> None:
-    buckets: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    buckets: dict[tuple[int, int, bool], list[dict[str, Any]]] = {}
     for number in group:
         arrays, description = read_sample(samples, number)
-        owner = arrays["person"]
-        row: dict[str, Any] = {"rgb": arrays["rgb"], **maps_of(arrays, description)}
-        row["owners"] = np.stack([owner == i + 1 for i in range(people_limit)])
-        row["words"] = words_of(description)
-        buckets.setdefault((owner.shape[0], owner.shape[1]), []).append(row)
-    for size, rows in buckets.items():
+        there = sources if "standin_person" in arrays else sources[:1]
+        row: dict[str, Any] = {"rgb": arrays["rgb"], "words": words_of(description)}
+        for source in there:
+            for kind, picture in maps_of(arrays, description, source).items():
+                row[f"{source} {kind}"] = picture
+            owner = arrays["person" if source == "own" else "standin_person"]
+            row[source] = np.stack([owner == i + 1 for i in range(people_limit)])
+        height, width = arrays["person"].shape
+        buckets.setdefault((height, width, len(there) > 1), []).append(row)
+    embedding = make_controlnet(tiny).controlnet_cond_embedding
+    for (height, width, standin), rows in buckets.items():
         for scale in (1, 2):
-            shard = _make_shard(rows, basis, size, scale)
-            path = shards / f"{first:06d}_{size[1]}x{size[0]}_{scale}.pt"
+            shard = _make_shard(rows, basis, embedding, (height, width), scale)
+            name = f"{samples.name}-{first:06d}_{width}x{height}{'s' if standin else ''}_{scale}.pt"
+            path = shards / name
             part = path.with_suffix(".part")
             words = [(w.shot, w.people) for w in shard.words]
             torch.save({**vars(shard), "words": words}, part)
@@ -158,48 +166,60 @@ def _pack_run(samples: Path, shards: Path, basis: PatchBasis, first: int, group:
 
 
 def _make_shard(
-    rows: list[dict[str, Any]], basis: PatchBasis, size: tuple[int, int], scale: int
+    rows: list[dict[str, Any]],
+    basis: PatchBasis,
+    embedding: Any,
+    size: tuple[int, int],
+    scale: int,
 ) -> Shard:
-    rgb = torch.from_numpy(np.stack([r["rgb"] for r in rows])).permute(0, 3, 1, 2).float()
-    rgb = rgb / 127.5 - 1
-    if scale == 2:
-        rgb = F.avg_pool2d(rgb, 2)
-    latents = basis.encode(rgb)
-    maps = {k: torch.from_numpy(np.stack([r[k] for r in rows])) for k in map_order}
-    if scale == 2:
-        maps = {k: _half(v) for k, v in maps.items()}
-    owners = torch.from_numpy(np.stack([r["owners"] for r in rows])).float()
+    def stack(key: str) -> torch.Tensor:
+        """(N, C, H, W) float, 0..255, at the scale."""
+        picture = torch.from_numpy(np.stack([r[key] for r in rows])).float()
+        if picture.ndim == 3:
+            picture = picture[..., None].expand(-1, -1, -1, 3)
+        picture = picture.permute(0, 3, 1, 2)
+        return F.avg_pool2d(picture, scale) if scale > 1 else picture
+
+    latents = basis.encode(stack("rgb") / 127.5 - 1)
     cells = (latents.shape[-2], latents.shape[-1])
-    shares = F.adaptive_avg_pool2d(owners, cells) * 255
-    words = [r["words"] for r in rows]
-    return Shard(latents.half(), maps, shares.round().to(torch.uint8), words, size)
+    maps, shares = {}, {}
+    for source in (s for s in sources if s in rows[0]):
+        for kind in map_order:
+            name = f"{source} {kind}"
+            parts = (stack(name) / 255).split(32)
+            maps[name] = torch.cat([stem.features(embedding, part) for part in parts])
+        owners = torch.from_numpy(np.stack([r[source] for r in rows])).float()
+        share = F.adaptive_avg_pool2d(owners, cells) * 255
+        shares[source] = share.round().to(torch.uint8)
+    return Shard(latents.half(), maps, shares, [r["words"] for r in rows], size)
 
 
 def load_shards(folder: Path, scale: int, first: int, end: int) -> list[Shard]:
     """The shards of sample numbers first <= n < end; scale: 1 full, 2 half size."""
     out = []
     for path in sorted(folder.glob(f"*_{scale}.pt")):
-        if first <= int(path.name[:6]) < end:
-            data = torch.load(path, weights_only=True)
+        if first <= int(path.name.rpartition("-")[2][:6]) < end:
+            data = torch.load(path, weights_only=True, mmap=True)
             words = [Words(tuple(s), tuple(tuple(p) for p in ps)) for s, ps in data.pop("words")]
             out.append(Shard(words=words, **data))
     return out
 
 
 def merge(shards: Sequence[Shard]) -> list[Shard]:
-    """One shard per canvas size, largest first."""
-    by_size: dict[tuple[int, int], list[Shard]] = {}
+    """One shard per canvas size, with and without stand-ins, largest first."""
+    by_size: dict[tuple[int, int, bool], list[Shard]] = {}
     for shard in shards:
-        by_size.setdefault((shard.size[0], shard.size[1]), []).append(shard)
+        key = (shard.size[0], shard.size[1], "standin" in shard.shares)
+        by_size.setdefault(key, []).append(shard)
     merged = [
         Shard(
             latents=torch.cat([s.latents for s in group]),
-            maps={k: torch.cat([s.maps[k] for s in group]) for k in map_order},
-            shares=torch.cat([s.shares for s in group]),
+            maps={k: torch.cat([s.maps[k] for s in group]) for k in group[0].maps},
+            shares={k: torch.cat([s.shares[k] for s in group]) for k in group[0].shares},
             words=[w for s in group for w in s.words],
-            size=size,
+            size=key[:2],
         )
-        for size, group in by_size.items()
+        for key, group in by_size.items()
     ]
     return sorted(merged, key=len, reverse=True)
 
@@ -230,7 +250,9 @@ def choose_prompts(words: Words, rng: torch.Generator, whole: float = 0.5) -> Pr
         optional |= {i for i, part in enumerate(parts) if part.endswith("eyes")}
         kept = [p for i, p in enumerate(parts) if i not in optional or not chance(0.3)]
         people.append(", ".join(kept))
-    shot = ", ".join(p for i, p in enumerate(words.shot) if i == 1 or not chance(0.3))
+    # The look (first) and the set (last) say most; the framing is in the maps as well.
+    odds = (0.1, *(0.3,) * (len(words.shot) - 2), 0.05)
+    shot = ", ".join(p for p, odd in zip(words.shot, odds, strict=True) if not chance(odd))
     if len(people) == 1 and chance(whole):
         return Prompts((f"{people[0]}, {shot}",))
     if len(people) > 1 and chance(0.7):

@@ -37,7 +37,7 @@ def export(trainer: Trainer, vae: Any, out: Path) -> int:
         config._attn_implementation = None
     parts: dict[str, Any] = {
         "unet": average.unet,
-        "controlnet": average.controlnet,
+        "controlnet": average.full_controlnet(),
         "vae": vae,
         "text_encoder": first,
         "text_encoder_2": second,

@@ -54,7 +54,7 @@ def measure(
         drawn.append(decode(draw(trainer.average, batch, trainer.noise, empty, kinds, steps)))
         truth.append(decode(batch.latents))
     y, x = torch.cat(drawn).clamp(-1, 1), torch.cat(truth).clamp(-1, 1)
-    shares = shard.shares[index].float() / 255
+    shares = shard.shares["own"][index].float() / 255
     there = shares.mean((2, 3)) > 0.02
     mine, real = colours_in(y, shares)[there], colours_in(x, shares)[there]
     far = torch.cdist(mine, real)

@@ -30,6 +30,7 @@ from onmodel.rehearsal.sampling import (
     Noise,
     Tokens,
     draw,
+    fast_bf16,
     make_batch,
     sheet,
     training_loss,
@@ -37,6 +38,10 @@ from onmodel.rehearsal.sampling import (
 from onmodel.rehearsal.stop import stoppable
 
 log = logging.getLogger(__name__)
+
+
+_average_every = 4
+"""Steps between two updates of the running average: it reads and writes every weight."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Plan:
     steps: int = 4000
     small: int = 3000
     decay: int = 1200
-    batches: tuple[int, int] = (16, 8)
+    batches: tuple[int, int] = (32, 16)
     rate: float = 1e-3
     warm: int = 100
 
@@ -80,7 +85,7 @@ class Trainer:
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
         # The last layers of both encoders are not read, as in SDXL; they stay as they are.
-        self.used = [p for p in self.model.parameters()]
+        self.used = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.used, 1e-3, betas=(0.9, 0.98), weight_decay=0.01, foreach=True
         )
@@ -102,11 +107,12 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         self.seen += size
-        keep = min(0.998, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.parameters()), list(self.model.parameters()), 1 - keep
-            )
+        if self.step % _average_every == 0:
+            keep = min(0.998**_average_every, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                torch._foreach_lerp_(
+                    list(self.average.parameters()), list(self.model.parameters()), 1 - keep
+                )
         return float(loss.detach())
 
     def save(self, path: Path) -> None:
@@ -194,7 +200,7 @@ def decoder(folder: Path) -> Decode:
     vae.load_state_dict(state["average"])
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             return torch.cat([vae.decode(z[None]).sample for z in latents]).float()
 
     return decode
@@ -217,13 +223,16 @@ def full_prompts(words: data.Words) -> data.Prompts:
 
 
 def make_sheet(trainer: Trainer, shards: list[data.Shard], decode: Decode, path: Path) -> None:
-    """Truth, drawn with all maps, drawn with pose and depth: a row each, of held-out people."""
+    """Truth, drawn from all maps, drawn from a stand-in's pose and depth: of held-out people."""
     shard, index = held_out(shards, 8)
     prompts = [full_prompts(shard.words[i]) for i in index.tolist()]
-    batch = make_batch(shard, index, prompts, trainer.tokens)
     empty = trainer.tokens("")
-    rows = [batch.latents]
-    for kinds in (("pose", "depth", "normal"), ("pose", "depth")):
+    rows = []
+    for source in (s for s in data.sources if s in shard.shares):
+        batch = make_batch(shard, index, prompts, trainer.tokens, source)
+        kinds = ("pose", "depth", "normal") if source == "own" else ("pose", "depth")
+        if not rows:
+            rows.append(batch.latents)
         rows.append(draw(trainer.average, batch, trainer.noise, empty, kinds))
     pictures = [decode(row) for row in rows]
     Image.fromarray(sheet(pictures)).save(path)

@@ -20,7 +20,7 @@ from PIL import Image
 from onmodel.rehearsal import data
 from onmodel.rehearsal.architecture import Sizes, make_vae
 from onmodel.rehearsal.latents import PatchBasis
-from onmodel.rehearsal.sampling import sheet
+from onmodel.rehearsal.sampling import fast_bf16, sheet
 from onmodel.rehearsal.stop import stoppable
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class VaeTrainer:
         )
         z = self.basis.encode(x)
         dirty = z + 0.04 * torch.randn(z.shape, generator=rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             y = self.model.decode(dirty).sample.float()
             loss = (y - x).abs().mean() + 0.5 * _edges(y, x)
             total = loss
@@ -114,7 +114,7 @@ class VaeTrainer:
     def measure(self, pictures: torch.Tensor) -> dict[str, float]:
         """PSNR in dB on pictures (N, 3, H, W): decoder on true latents, and there and back."""
         z = self.basis.encode(pictures)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             drawn = torch.cat([self.average.decode(q[None]).sample for q in z]).float()
             codes = torch.cat([self.average.encode(p[None]).latent_dist.mean for p in pictures])
             back = torch.cat([self.average.decode(q[None]).sample for q in codes]).float()
