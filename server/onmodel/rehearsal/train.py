@@ -227,7 +227,7 @@ def make_sheet(trainer: Trainer, shards: list[data.Shard], decode: Decode, path:
     shard, index = held_out(shards, 8)
     prompts = [full_prompts(shard.words[i]) for i in index.tolist()]
     empty = trainer.tokens("")
-    rows = []
+    rows: list[torch.Tensor] = []
     for source in (s for s in data.sources if s in shard.shares):
         batch = make_batch(shard, index, prompts, trainer.tokens, source)
         kinds = ("pose", "depth", "normal") if source == "own" else ("pose", "depth")
