@@ -56,10 +56,10 @@ def test_each_token_sees_its_prompts_only(scene, plain):
         assert torch.allclose(got[0, token], wanted[name][0, token], atol=1e-5), (token, name)
 
 
-def test_half_covered_tokens_belong(scene):
+def test_tokens_a_fifth_covered_see_the_prompt():
     masks = torch.zeros(1, 1, 8, 16)
-    masks[..., :4, :8] = 1  # half of the first token of 8x8
-    masks[..., :3, 8:] = 1  # three eighths of the second
+    masks[..., :2, :8] = 1  # a quarter of the first token of 8x8
+    masks[..., :1, 8:] = 1  # an eighth of the second
     regions = Regions(token_shares(masks, (1, 2)), torch.zeros(1, 3, dtype=torch.int64))
     assert regions.members(2).tolist() == [[[True, False]]]
 

@@ -5,8 +5,10 @@ The rule, the same in training and in drawing
     The text keys of a picture are its prompts' embeddings end to end: the shot's prompt, then one
     prompt per character ("<trigger> <noun>, <prompt>"). In every cross-attention of the UNet and
     of the ControlNet, an image token of the background sees the shot's prompt alone; an image
-    token of character i sees the shot's prompt and character i's. A token belongs to a character
-    when the character's mask covers at least half of the token's area at that resolution. The
+    token of character i sees the shot's prompt and character i's. A token sees a character's
+    prompt when the character's mask covers at least a fifth of the token's area at that
+    resolution: where two meet it sees both, and a small figure's head is not lost between coarse
+    tokens. The
     pooled text embedding is the shot prompt's. The negative prompt is seen by all tokens.
 
 It needs one pass of the denoiser whatever the number of characters, and pictures with different
@@ -24,6 +26,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+seen_share = 0.2
+"""How much of an image token's area a character's mask covers when the token sees its prompt."""
 key_step = 8
 """Key counts are padded to a multiple of this: fused attention on GPUs asks it of masks."""
 
@@ -79,7 +83,7 @@ class Regions:
             if grid is None:
                 raise ValueError(f"No level of this picture has {tokens} image tokens.")
             shares = F.adaptive_avg_pool2d(self.shares, grid)
-            self._members[tokens] = shares.flatten(2) >= 0.5
+            self._members[tokens] = shares.flatten(2) >= seen_share
         return self._members[tokens]
 
     def rows(self, rows: Sequence[int]) -> Regions:
