@@ -23,6 +23,7 @@ groups = {
         "kill",
         "blenders",
     ],
+    "cast": ["regions"],
 }
 
 

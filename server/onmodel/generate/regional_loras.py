@@ -169,7 +169,7 @@ class RegionalLayers:
 
         self._handles.append(part.layer.register_forward_hook(after))
         if part.kind == "time":
-            resnet = model.get_submodule(path.rpartition(".")[0])
+            resnet: Any = model.get_submodule(path.rpartition(".")[0])
             self._handles.append(resnet.norm2.register_forward_pre_hook(before_norm))
 
 
