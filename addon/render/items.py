@@ -13,7 +13,10 @@ from ..core.request import KeyframeRequest
 
 
 class ItemState(enum.Enum):
-    """Where a keyframe is. done: drawn and on disk now; kept: it was there already."""
+    """Where a keyframe is. done: drawn and on disk now; kept: it was there already.
+
+    changed: a check found that it is not drawn as it is now.
+    """
 
     waiting = "waiting"
     capturing = "capturing"
@@ -22,11 +25,18 @@ class ItemState(enum.Enum):
     drawing = "drawing"
     done = "done"
     kept = "kept"
+    changed = "changed"
     failed = "failed"
     cancelled = "cancelled"
 
 
-final_states = (ItemState.done, ItemState.kept, ItemState.failed, ItemState.cancelled)
+final_states = (
+    ItemState.done,
+    ItemState.kept,
+    ItemState.changed,
+    ItemState.failed,
+    ItemState.cancelled,
+)
 
 _reached = {
     ItemState.waiting: 0.0,
@@ -106,6 +116,7 @@ _order = (
     ItemState.waiting,
     ItemState.failed,
     ItemState.cancelled,
+    ItemState.changed,
     ItemState.done,
     ItemState.kept,
 )

@@ -124,7 +124,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Ended:
-    """A keyframe will not be drawn: state "failed" or "cancelled", with the reason."""
+    """A keyframe will not be drawn: state "failed", "cancelled" or (checked only) "changed"."""
 
     item: int
     state: str

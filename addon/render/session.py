@@ -205,7 +205,7 @@ class RenderSession:
 
         Returns how many were placed. The scene may have been exchanged (`session.scene`).
         """
-        if not self.settings.place:
+        if not self._places:
             return 0
         drawn = (ItemState.done, ItemState.kept)
         missing = [
@@ -326,7 +326,7 @@ class RenderSession:
         prepared = []
         for captured in keyframes:
             encoded = encode(captured, [m.kind for m in settings.maps], references)
-            if self.settings.keep_maps:
+            if self.settings.keep_maps and not self.settings.check:
                 self._write(sources.map_files(self.out_dir, settings, encoded))
             for item in own:
                 if item.frame != captured.frame:
@@ -335,6 +335,8 @@ class RenderSession:
                 there = results.drawn_at(item.path, item.former, request)
                 if there is not None and not self.settings.redraw:
                     put(net.Kept(item.number, request, there))
+                elif self.settings.check:
+                    put(net.Ended(item.number, "changed"))
                 else:
                     prepared.append(net.Prepared(item.number, request, blobs))
         if prepared:
@@ -406,6 +408,12 @@ class RenderSession:
             self.state = State.cancelled
             self.message = f"{len(cancelled)} of {len(self.items)} keyframes were cancelled."
             self.fix = "Draw again: only these are drawn."
+        elif self.settings.check:
+            changed = sum(i.state is ItemState.changed for i in self.items)
+            self.state, self.fix = State.done, ""
+            self.message = "Nothing changed since it was drawn."
+            if changed:
+                self.message = f"{changed} of {len(self.items)} keyframes are to be drawn."
         else:
             kept = sum(i.state is ItemState.kept for i in self.items)
             drawn = len(self.items) - kept
@@ -429,6 +437,8 @@ class RenderSession:
 
     def _end(self) -> None:
         """Writes the run's record."""
+        if self.settings.check:
+            return
         path = self.run_folder / "run.json"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -474,7 +484,7 @@ class RenderSession:
             item = self.items[message.item]
             item.state, item.request, item.path = ItemState.kept, message.request, message.path
             sidecar = results.read_sidecar(item.path)
-            if sidecar and self.settings.place:
+            if sidecar and self._places:
                 self._placeable.append((item, sidecar))
         elif isinstance(message, net.Drawn):
             try:
@@ -532,7 +542,7 @@ class RenderSession:
         sidecar = results.write_result(item.path, drawn.png, item.request, record)
         item.timings["write"] = time.perf_counter() - start
         item.state, item.preview = ItemState.done, None
-        if self.settings.place:
+        if self._places:
             self._placeable.append((item, sidecar))
 
     def _place_next(self) -> None:
@@ -556,6 +566,10 @@ class RenderSession:
         except (PlaneError, CaptureError) as error:
             # The drawing is on disk; that it cannot be shown is said, and undoes nothing.
             self.notes.append(f"Shot {item.shot}, frame {item.frame} is drawn. {error}")
+
+    @property
+    def _places(self) -> bool:
+        return self.settings.place and not self.settings.check
 
     def _shot_of(self, item: Item) -> Shot:
         return next(s for s in self.shots if s.name == item.shot)

@@ -14,6 +14,8 @@ class TakeSettings:
     frame) pairs. redraw: fetch keyframes again that are drawn already. place: put image planes
     into the scene. keep_maps: write the maps and masks beside the takes. retries: how often
     failed keyframes are tried again by themselves. patience: seconds to look for a lost server.
+    check: capture only, and say which keyframes are not drawn as they are now; nothing is sent,
+    written or placed.
     """
 
     takes: int | None = None
@@ -24,3 +26,4 @@ class TakeSettings:
     retries: int = 1
     patience: float = 20.0
     previews: bool = False
+    check: bool = False

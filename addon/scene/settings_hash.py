@@ -16,6 +16,9 @@ import bpy
 from . import film, shots
 from .errors import SceneError
 
+changed = "changed"
+"""Kept in place of a hash when a run or a check saw that what the shot shows has changed."""
+
 
 def of_shot(scene: bpy.types.Scene, placed: shots.Placed) -> str:
     """The hash of the shot's settings, the film's and the cast's among them. Needs its row."""

@@ -52,6 +52,7 @@ _live_states = {
     ItemState.drawing: "drawing",
     ItemState.done: "done",
     ItemState.kept: "done",
+    ItemState.changed: "stale",
     ItemState.failed: "failed",
     ItemState.cancelled: "new",
 }
@@ -117,11 +118,18 @@ class Drawing:
         scene = self.session.scene
         through = {s.shot for s in self.session.statuses if s.state in _through}
         whole = {s.uid for s in self._order.shots if s.name in through and self._was_whole(s)}
+        found_changed = self._found_changed()
         for placed in shots.place(scene):
-            if placed.uid in whole and placed.row is not None:
+            if placed.row is None:
+                continue
+            if placed.uid in whole:
                 placed.row.drawn = settings_hash.of_shot(scene, placed)
+            elif placed.uid in found_changed and placed.row.drawn:
+                placed.row.drawn = settings_hash.changed
         self._tell()
-        for uid in [u for u, standing in status.live.items() if standing.state == "done"]:
+        for uid in [
+            u for u, standing in status.live.items() if standing.state in ("done", "stale")
+        ]:
             del status.live[uid]  # from here on the rows say it, which undo takes along
         self.session.put_back()
         run = status.run
@@ -140,6 +148,15 @@ class Drawing:
         """The window or the file goes: stop here, results on the server stay."""
         self.session.close()
         status.run.active = False
+
+    def _found_changed(self) -> set[str]:
+        """The uids of shots of which something is not drawn as the run captured it."""
+        names = {
+            i.shot
+            for i in self.session.items
+            if i.state is ItemState.changed or (i.request is not None and i.state not in _through)
+        }
+        return {s.uid for s in self._order.shots if s.name in names}
 
     def _was_whole(self, shot: Shot) -> bool:
         """Whether all keyframes of the shot were in this run."""

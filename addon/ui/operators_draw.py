@@ -64,6 +64,11 @@ class ONMODEL_OT_draw(bpy.types.Operator):
         min=0,
         options={"SKIP_SAVE"},
     )
+    check: BoolProperty(
+        name="Check",
+        description="Draw nothing; find out what is not drawn as it is now",
+        options={"SKIP_SAVE"},
+    )
     redraw: BoolProperty(
         name="Redraw", description="Draw what is drawn already again", options={"SKIP_SAVE"}
     )
@@ -72,6 +77,11 @@ class ONMODEL_OT_draw(bpy.types.Operator):
 
     @classmethod
     def description(cls, _context: bpy.types.Context, values: bpy.types.OperatorProperties) -> str:
+        if values.check:
+            return (
+                "Capture the keyframes again and mark the shots whose poses, camera or set changed"
+                " since they were drawn. Draws nothing; takes about a second a keyframe"
+            )
         return {
             "all": "Draw every keyframe of every shot that is ticked. What is drawn already and"
             " has not changed is kept",
@@ -121,7 +131,7 @@ class ONMODEL_OT_draw(bpy.types.Operator):
         if not ended:
             return {"PASS_THROUGH"}
         result = self._end(context, run)
-        bpy.ops.ed.undo_push(message="Draw Keyframes")
+        bpy.ops.ed.undo_push(message="Check Keyframes" if self.check else "Draw Keyframes")
         return self._stop(context, result)
 
     def cancel(self, context: bpy.types.Context) -> None:
@@ -162,7 +172,7 @@ class ONMODEL_OT_draw(bpy.types.Operator):
         else:
             chosen = [s for s in shots.read_shots(scene) if s.enabled]
         takes = max(self.takes, self.only_take) or None
-        settings = TakeSettings(takes=takes, frames=frames, redraw=self.redraw)
+        settings = TakeSettings(takes=takes, frames=frames, redraw=self.redraw, check=self.check)
         return drawing.Order(chosen, settings, self.only_take or None)
 
     def _end(self, context: bpy.types.Context, run: drawing.Drawing) -> set[str]:

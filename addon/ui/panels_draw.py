@@ -126,8 +126,22 @@ class ONMODEL_PT_draw(Sidebar, bpy.types.Panel):
         name = f"Shot {now.name}" if now else "Shot"
         small.operator("onmodel.draw", text=name, icon="CAMERA_DATA").what = "shot"
         small.operator("onmodel.draw", text="This Frame", icon="KEYFRAME_HLT").what = "keyframe"
+        if now is not None:
+            _draw_standing(layout, scene, now)
         _draw_outcome(layout)
         _draw_problems(layout, found)
+
+
+def _draw_standing(
+    layout: bpy.types.UILayout, scene: bpy.types.Scene, placed: shots.Placed
+) -> None:
+    """How the selected shot stands, and a way to be sure of it."""
+    standing = status.standing(scene, placed)
+    row = layout.row(align=True)
+    row.label(text=status.words[standing.state], icon=status.icons[standing.state])
+    if standing.state in ("done", "stale"):
+        check = row.operator("onmodel.draw", text="", icon="VIEWZOOM")
+        check.what, check.check = "all", True
 
 
 def _draw_running(layout: bpy.types.UILayout) -> None:

@@ -16,6 +16,9 @@ from ..scene.errors import SceneError
 class Standing:
     """How a shot stands. state: new, queued, drawing, done, failed or stale.
 
+    stale follows what is typed at once; what moved in the scene is only known after a check or a
+    run, for it has to be captured.
+
     done, all: keyframes. message: why it failed.
     """
 
@@ -38,7 +41,7 @@ words = {
     "new": "Not drawn yet",
     "queued": "Waiting to be drawn",
     "drawing": "Being drawn",
-    "done": "Drawn",
+    "done": "Drawn, and its settings are as they were",
     "failed": "Failed",
     "stale": "Changed since it was drawn",
 }

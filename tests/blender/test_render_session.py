@@ -409,3 +409,27 @@ def test_a_drawing_that_is_gone_from_the_disk_is_not_put_back_but_said(make, sce
     session.put_back()
     assert len(planes.planes(scene)) == 4
     assert any("frame 1 is drawn" in note and "gone" in note for note in session.notes)
+
+
+def test_a_check_says_what_changed_and_sends_and_writes_nothing(make, scene, server, tmp_path):
+    walk_away(scene)
+    fresh = make(check=True)
+    assert run(fresh) == "done"
+    assert states(fresh) == ["changed"] * 5 and fresh.message == "5 of 5 keyframes are to be drawn."
+    assert not (tmp_path / "out").exists()
+    assert run(make()) == "done"
+    sent, jobs = server.image_bytes(), len(server.jobs)
+    files = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    still = make(check=True)
+    assert run(still) == "done"
+    assert states(still) == ["kept"] * 5 and still.message == "Nothing changed since it was drawn."
+    scene.objects["Camera 020"].location.x += 0.2
+    bpy.context.view_layer.update()
+    before = capture_scene.state()
+    moved = make(check=True)
+    assert run(moved) == "done"
+    assert states(moved) == ["kept"] * 3 + ["changed"] * 2
+    assert moved.message == "2 of 5 keyframes are to be drawn."
+    assert capture_scene.difference(before, capture_scene.state()) == {}
+    assert (server.image_bytes(), len(server.jobs)) == (sent, jobs)
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == files

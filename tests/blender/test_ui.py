@@ -310,10 +310,16 @@ def test_a_server_that_is_not_there(scene):
 
 
 @pytest.fixture
-def film(empty_scene, monkeypatch, tmp_path):
+def server(monkeypatch):
+    with FakeServer() as running:
+        render_scene.calm(monkeypatch, running)
+        yield running
+
+
+@pytest.fixture
+def film(empty_scene, server, monkeypatch, tmp_path):
     """A film of five keyframes and a server to draw it, as the panel would find them."""
-    with whole_addon.registered(), FakeServer() as server:
-        render_scene.calm(monkeypatch, server)
+    with whole_addon.registered():
         scene = render_scene.make_film()
         scene.onmodel.output = str(tmp_path)
         chosen = preferences.Defaults(mode="remote", url=server.url, token=server.token)
@@ -349,6 +355,45 @@ def test_a_script_draws_picks_clears(film, tmp_path):
     bpy.ops.onmodel.results_clear(what="all")
     assert planes.planes(film) == []
     assert "Drawings appear here" in words(draw_all())
+
+
+def test_a_check_finds_what_moved_and_the_icon_turns(film):
+    def states():
+        return [status.standing(film, p).state for p in shots.place(film)]
+
+    bpy.ops.onmodel.draw(what="shot")
+    assert states() == ["done", "new"]
+    film.objects["Ada rig"].location.x -= 0.3
+    bpy.context.view_layer.update()
+    assert states() == ["done", "new"], "not known before it is looked at"
+    assert "Drawn, and its settings are as they were" in words(draw_all())
+    assert bpy.ops.onmodel.draw(what="all", check=True) == {"FINISHED"}
+    assert states() == ["stale", "new"]
+    assert status.run.outcome == "5 of 5 keyframes are to be drawn."
+    assert "Changed since it was drawn" in words(draw_all())
+    film.objects["Ada rig"].location.x += 0.3
+    bpy.context.view_layer.update()
+    assert bpy.ops.onmodel.draw(what="all", check=True) == {"FINISHED"}
+    assert states() == ["done", "new"]
+
+
+def test_what_a_cancelled_run_found_changed_is_stale(film, server):
+    bpy.ops.onmodel.draw(what="all")
+    film.objects["Ada rig"].location.x -= 0.3
+    bpy.context.view_layer.update()
+    server.hold()
+    order = drawing.Order(shots.read_shots(film), TakeSettings())
+    run = drawing.begin(film, order, preferences.get(bpy.context))
+    while run.session.state is not State.drawing:
+        run.tick()
+        time.sleep(0.005)
+    bpy.ops.onmodel.cancel()
+    while not run.tick():
+        time.sleep(0.005)
+    run.finish()
+    drawing.end()
+    assert run.session.state is State.cancelled
+    assert [status.standing(film, p).state for p in shots.place(film)] == ["stale", "stale"]
 
 
 @pytest.mark.parametrize("way", ["panel", "timeline", "camera too"])
