@@ -213,7 +213,7 @@ def _read(scan: _Scan, path: Path, name: str, repeats: int, fallback: str) -> Pi
 
 def _large_enough(image: Image.Image, plan: DataPlan) -> None:
     short, long = sorted(image.size)
-    needed = plan.min_bucket
+    needed = max(plan.min_bucket, plan.bucket_step)
     if plan.upscale:
         needed = round(needed / largest_enlargement)
         pixels = image.width * image.height * largest_enlargement**2

@@ -250,12 +250,8 @@ def toml_value(value: Any) -> str:
     raise TypeError(f"TOML has no {type(value).__name__}")
 
 
-def differences(one: TrainingPlan, other: TrainingPlan) -> list[str]:
-    """The keys whose values differ, in the order of `all_keys`."""
-    return [key for key in all_keys() if _get(one, key) != _get(other, key)]
-
-
-def _get(plan: TrainingPlan, key: str) -> Any:
+def value_of(plan: TrainingPlan, key: str) -> Any:
+    """The value of a key such as "adapter.rank"."""
     value: Any = plan
     for part in key.split("."):
         value = getattr(value, part)
