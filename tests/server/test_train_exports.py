@@ -128,7 +128,10 @@ def exported(plan: TrainingPlan, tool: str, out: Path) -> Exported:
     return export(plan, data, Order(data.pictures, plan), tool, out)
 
 
-painted = {"data.trigger", "data.noun", "data.repeats", "data.masks", "loss.background"}
+painted = {
+    *("data.trigger", "data.noun", "data.repeats", "data.masks"),
+    *("loss.background", "loss.masked"),
+}
 """Keys that are in the pictures' folders, not in a config."""
 
 

@@ -129,12 +129,10 @@ def _kohya_layers(plan: Reader, args: dict[str, Any]) -> None:
             f"conv_dim={plan('adapter.rank')}",
             f"conv_alpha={plan('adapter.alpha')}",
         ]
-    if plan("adapter.targets") != "attention+feed-forward":
-        plan.lack(
-            "",
-            "kohya adapts all linear layers of the transformer blocks; adapter.targets cannot "
-            "narrow that.",
-        )
+    plan.lack(
+        "adapter.targets",
+        "kohya adapts every linear layer of the transformer blocks, their entry and exit included.",
+    )
 
 
 def _kohya_dataset(plan: Reader, subsets: Sequence[Subset]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from onmodel.train import targets
 from onmodel.train.buckets import Order
+from onmodel.train.estimates import model_path
 from onmodel.train.export_plan import Reader
 from onmodel.train.plan_file import toml_value
 
@@ -16,12 +17,11 @@ half = {"bf16": "bf16", "fp16": "fp16", "fp32": "no"}
 
 
 def model(plan: Reader) -> str:
-    """The base model's path; a name of our registry stays and is named as missing."""
-    from onmodel.train.estimates import model_path
-
+    """The base model's path; a name of our registry stays, with a sentence that says so."""
     path = model_path(plan.plan.base)
     if path is None:
-        plan.lack("", f"“{plan('base.model')}” is a name of Onmodel's: put the model's path there.")
+        name = plan("base.model")
+        plan.lack("", f"“{name}” is no file or folder here: put the base model's path there.")
     plan.read.add("base.model")
     return str(path.absolute()) if path else str(plan("base.model"))
 
