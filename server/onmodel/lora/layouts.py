@@ -94,6 +94,18 @@ def cast(deltas: Deltas, dtype: torch.dtype) -> Deltas:
     return changed
 
 
+def small_dtype(deltas: Deltas) -> torch.dtype:
+    """float16, unless that would lose numbers: the matrices of a LoRA that learned slowly can be
+    below its smallest ones, and the file would have no effect."""
+    for delta in deltas.values():
+        for matrix in (delta.down.float(), delta.up.float()):
+            lost = (matrix - matrix.half().float()).norm()
+            # Rounding alone stays below 2^-11; overflow gives infinity.
+            if not bool(lost <= 1e-3 * matrix.norm()):
+                return torch.float32
+    return torch.float16
+
+
 def to_diffusers(deltas: Deltas) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors by name, and the metadata without which alpha would be lost."""
     tensors: dict[str, torch.Tensor] = {}

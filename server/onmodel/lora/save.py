@@ -16,8 +16,8 @@ from onmodel.lora.layouts import Deltas, Layout, UnetNames
 from onmodel.models import safe
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file has either its old content or this one, also after a power cut.
+def write_atomically(path: Path, data: bytes, sync: bool = True) -> None:
+    """The file has either its old content or this one; with sync also after a power cut.
 
     Raises OSError where the disk is full or the folder cannot be written to; the old file stays.
     """
@@ -25,13 +25,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     try:
         with part.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    if os.name == "posix":
+    if sync and os.name == "posix":
         # The folder's entry must reach the disk as well.
         folder = os.open(path.parent, os.O_RDONLY)
         try:

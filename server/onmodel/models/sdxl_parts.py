@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +32,19 @@ class Parts:
     zero_empty: bool
 
 
-def load_parts(entry: ModelEntry, place: Place) -> Parts:
-    """Read all modules. Raises ModelError where a file is missing, damaged or of other sizes."""
+def load_parts(entry: ModelEntry, place: Place, whole: Sequence[str] = ()) -> Parts:
+    """Read all modules. Raises ModelError where a file is missing, damaged or of other sizes.
+
+    whole: parts to read in float32 whatever the place's format: "vae", "text".
+    """
     libraries.quiet()
     for path in entry.found.weights:
         safe.read_header(path)
     with _readable_errors(entry.name):
         parts = (
-            _from_folder(entry, place) if entry.found.path.is_dir() else _from_file(entry, place)
+            _from_folder(entry, place, whole)
+            if entry.found.path.is_dir()
+            else _from_file(entry, place, whole)
         )
         for module in (parts.unet, parts.vae, parts.controlnet, *parts.text_encoders):
             if module is not None:
@@ -67,7 +72,8 @@ def _variant(folder: Path) -> str | None:
     return "fp16" if names and all(".fp16." in n for n in names) else None
 
 
-def _from_folder(entry: ModelEntry, place: Place) -> Parts:
+def _from_folder(entry: ModelEntry, place: Place, whole: Sequence[str]) -> Parts:
+    import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -80,13 +86,15 @@ def _from_folder(entry: ModelEntry, place: Place) -> Parts:
         return cls.from_pretrained(str(folder / name), **options)
 
     dtype = _dtype(place)
+    vae_dtype = torch.float32 if "vae" in whole else _vae_dtype(folder, place)
+    text_dtype = torch.float32 if "text" in whole else dtype
     index = read_json(folder / "model_index.json")
     return Parts(
         unet=read(UNet2DConditionModel, "unet", dtype),
-        vae=read(AutoencoderKL, "vae", _vae_dtype(folder, place)),
+        vae=read(AutoencoderKL, "vae", vae_dtype),
         text_encoders=[
-            read(CLIPTextModel, "text_encoder", dtype),
-            read(CLIPTextModelWithProjection, "text_encoder_2", dtype),
+            read(CLIPTextModel, "text_encoder", text_dtype),
+            read(CLIPTextModelWithProjection, "text_encoder_2", text_dtype),
         ],
         tokenizers=[
             CLIPTokenizer.from_pretrained(str(_tokenizer(folder / name)), local_files_only=True)
@@ -107,8 +115,12 @@ def _tokenizer(folder: Path) -> Path:
     raise OSError(f"{folder} has no tokenizer.json, nor vocab.json and merges.txt.")
 
 
-def _from_file(entry: ModelEntry, place: Place) -> Parts:
-    """One checkpoint in the original layout, its configuration from a shipped folder."""
+def _from_file(entry: ModelEntry, place: Place, whole: Sequence[str]) -> Parts:
+    """One checkpoint in the original layout, its configuration from a shipped folder.
+
+    The file is read in the place's format; parts wanted in float32 are widened from it.
+    """
+    import torch
     from diffusers import StableDiffusionXLPipeline
 
     config = entry.found.config
@@ -121,10 +133,15 @@ def _from_file(entry: ModelEntry, place: Place) -> Parts:
         add_watermarker=False,
         **_file_tokenizers(config),
     )
+    vae_dtype = torch.float32 if "vae" in whole else _vae_dtype(config, place)
+    text_dtype = torch.float32 if "text" in whole else dtype
     return Parts(
         unet=pipeline.unet,
-        vae=pipeline.vae.to(_vae_dtype(config, place)),
-        text_encoders=[pipeline.text_encoder, pipeline.text_encoder_2],
+        vae=pipeline.vae.to(vae_dtype),
+        text_encoders=[
+            pipeline.text_encoder.to(text_dtype),
+            pipeline.text_encoder_2.to(text_dtype),
+        ],
         tokenizers=[pipeline.tokenizer, pipeline.tokenizer_2],
         controlnet=_controlnet(entry, dtype),
         scheduler=entry.found.scheduler,
