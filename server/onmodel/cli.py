@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `onmodel`: serve, models, loras, jobs, train, rehearsal.
+"""The command `onmodel`: serve, models, loras, jobs, train, faces, rehearsal.
 
 Everything heavy is imported by the subcommand that needs it, so `onmodel --help` is instant.
 """
@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from onmodel.identity.cli import add_faces_parser
 from onmodel.jobs.folders import DataFolder, default_data_folder
 from onmodel.train.cli import add_train_parser
 from onmodel.version import version
@@ -88,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     jobs.set_defaults(run=run_jobs)
 
     add_train_parser(commands)
+    add_faces_parser(commands)
 
     # Its program needs torch to know its options, so they are handed on unread (see `main`).
     rehearsal = commands.add_parser(

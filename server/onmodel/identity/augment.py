@@ -123,7 +123,7 @@ def _patch(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def spoil(x: Tensor, rng: torch.Generator) -> Tensor:
-    """(N, 3, S, S) in -1..1, changed as the module's head says; one in eight keeps its sharpness."""
+    """(N, 3, S, S) in -1..1, changed as the module's head says; one in eight stays sharp."""
     n, size = len(x), x.shape[-1]
     x = _patch(_light(x, rng), rng)
     # All of one group get the same softness: a resize of each by itself would cost too much.
@@ -132,7 +132,7 @@ def spoil(x: Tensor, rng: torch.Generator) -> Tensor:
     for group in order.chunk(8):
         part = x[group]
         if torch.rand((), generator=rng) > 1 / 8:
-            side = int(round(math.exp(float(_uniform(1, math.log(14), math.log(size), rng)))))
+            side = round(math.exp(float(_uniform(1, math.log(14), math.log(size), rng))))
             mode = "bicubic" if torch.rand((), generator=rng) < 0.6 else "bilinear"
             part = _softer(part, side, mode)
         out[group] = part

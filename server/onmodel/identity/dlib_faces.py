@@ -122,6 +122,6 @@ def _face_in_head(x: float, y: float, wide: float, tall: float) -> tuple[float, 
     return (x - half, y + down - half, x + half, y + down + half)
 
 
-face_share = 0.62
-face_drop = 0.14
+face_share = 0.68
+face_drop = 0.11
 """Side of the face rectangle and the drop of its centre, over the head box's height."""

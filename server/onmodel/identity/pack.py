@@ -8,10 +8,11 @@ about the head box with `stored_margin`, and heads.json, one `Head` each.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ input_margin = 1.25
 """Margin of the cut that the net sees; the rest of a stored cut is room for jitter."""
 least_pixels = 14
 widest_yaw = 100.0
+held_out = 4096
+"""First identity kept for tests, as `world.samples.identities`."""
 least_visible = 22
 """Of the 70 face points of a pose: in a profile about half of them are hidden by the head."""
 
@@ -127,14 +130,51 @@ def heads_of_sample(folder: Path, number: int) -> Iterator[tuple[Array, Head]]:
         yield cut(picture, square(box, stored_margin), stored_size), facts
 
 
-def pack_samples(samples: Path, out: Path) -> int:
-    """Pack all whole samples of a folder; the number of heads."""
+def heads_of_file(path: Path) -> Iterator[tuple[Array, Head]]:
+    """The usable heads of one file of `world.heads`. Runs in a checkout: the words for kin come
+    from `world.people`."""
+    from world import looks, people
+
+    with np.load(path) as arrays:
+        rows = dict(arrays)
+    for index, seed in enumerate(rows["identity"]):
+        who = people.resident(int(seed))
+        x0, y0, x1, y1 = (float(v) for v in rows["face"][index])
+        yaw = float(rows["yaw"][index])
+        if unusable(rows["rgb"][index], (x0, y0, x1, y1), yaw, least_pixels, widest_yaw):
+            continue
+        facts = Head(
+            identity=int(seed),
+            look=looks.looks[int(rows["look"][index])],
+            framing="head alone",
+            pixels=round(head_size((x0, y0, x1, y1)), 1),
+            yaw=round(yaw, 1),
+            kin=_kin(f"{people.noun(who)}, {people.description(who)}"),
+            source=f"{path.name}/{index}",
+        )
+        box = square((x0, y0, x1, y1), stored_margin)
+        yield cut(rows["rgb"][index], box, stored_size), facts
+
+
+def pack_samples(samples: Path, out: Path, strangers: bool = False) -> int:
+    """Pack all whole samples of a folder of either kind; the number of heads.
+
+    strangers: an older world's people, whose numbers mean others than in the packs beside it.
+    They get numbers below 0, and those kept for tests are left out.
+    """
     cuts: list[Array] = []
     heads: list[Head] = []
-    for number in sorted(int(p.stem) for p in samples.glob("[0-9]*.json")):
-        for patch, head in heads_of_sample(samples, number):
-            cuts.append(patch)
-            heads.append(head)
+    numbers = sorted(int(p.stem) for p in samples.glob("[0-9]*.json"))
+    found = itertools.chain(
+        *(heads_of_sample(samples, number) for number in numbers),
+        *(heads_of_file(path) for path in sorted(samples.glob("heads_*.npz"))),
+    )
+    for patch, head in found:
+        if strangers and head.identity >= held_out:
+            continue
+        number = -1 - head.identity if strangers else head.identity
+        cuts.append(patch)
+        heads.append(replace(head, identity=number))
     if not heads:
         raise FileNotFoundError(f"{samples} holds no samples with a head to be seen.")
     save(out, cuts, heads)

@@ -142,7 +142,7 @@ def auc_interval(
 def rank_one(
     probes: Array, truth: Sequence[int] | Array, gallery: Array, strangers: int, seed: int = 0
 ) -> Interval:
-    """How often a probe is most like its own person among `strangers` others, with Wilson's interval.
+    """How often a probe is most like its own person among strangers; Wilson's interval.
 
     probes (N, d) and gallery (P, d): unit vectors; truth (N,): each probe's place in the gallery.
     Each probe meets its own person and `strangers` others drawn from the gallery.

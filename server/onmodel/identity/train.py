@@ -34,9 +34,6 @@ from onmodel.rehearsal.stop import stoppable
 
 log = logging.getLogger(__name__)
 
-held_out = 4096
-"""First identity kept for tests, as `world.samples.identities`."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -107,7 +104,7 @@ def training_faces(folder: Path, names: list[str], least: int = 3) -> Faces:
         found = pack.load(folder / name)
         cuts.append(found.cuts)
         for place, head in enumerate(found.heads):
-            if head.identity < held_out:
+            if head.identity < pack.held_out:
                 rows.append((index, place))
                 who.append(head.identity)
     people, person, count = np.unique(who, return_inverse=True, return_counts=True)
@@ -149,15 +146,22 @@ class Trainer:
         state = torch.load(path, weights_only=True)
         self.step = int(state["step"])
         self.net.load_state_dict(state["net"])
-        if state["people"] == self.people:
-            self.directions.data.copy_(state["directions"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            return
         place = {who: i for i, who in enumerate(state["people"])}
-        for index, who in enumerate(self.people):
-            if who in place:
-                self.directions.data[index] = state["directions"][place[who]]
-        log.info("%d people are new", sum(w not in place for w in self.people))
+        known = [(i, place[who]) for i, who in enumerate(self.people) if who in place]
+        if not known:
+            log.info("nobody in these packs was known before: only the network goes on")
+            return
+        here, there = (torch.tensor(part, dtype=torch.long) for part in zip(*known, strict=True))
+        self.directions.data[here] = state["directions"][there]
+        # The directions are the optimizer's last parameter; its means for them move along.
+        kept = state["optimizer"]["state"]
+        for name in ("exp_avg", "exp_avg_sq"):
+            moved = torch.zeros_like(self.directions.data)
+            moved[here] = kept[max(kept)][name][there]
+            kept[max(kept)][name] = moved
+        self.optimizer.load_state_dict(state["optimizer"])
+        if len(known) < len(self.people):
+            log.info("%d people are new", len(self.people) - len(known))
 
     def train_step(self, faces: Faces) -> tuple[float, float]:
         """One step; loss and the share of heads given to the right person without margin."""
@@ -224,6 +228,7 @@ def main(argv: list[str]) -> int:
     packing = commands.add_parser("pack")
     packing.add_argument("samples", type=Path)
     packing.add_argument("name")
+    packing.add_argument("--strangers", action="store_true", help="an older world's people")
     running = commands.add_parser("run")
     running.add_argument("--packs", nargs="+", required=True)
     running.add_argument("--steps", type=int, default=Plan.steps)
@@ -233,7 +238,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     if options.command == "pack":
-        pack.pack_samples(options.samples, options.folder / "packs" / options.name)
+        out = options.folder / "packs" / options.name
+        pack.pack_samples(options.samples, out, options.strangers)
     elif options.command == "run":
         run(options.folder, options.packs, Plan(steps=options.steps, decay=options.decay))
     else:

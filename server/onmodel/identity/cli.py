@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`onmodel faces …`: which embedders there are, and how like a character a picture's head is.
+
+Only the arguments are here, so that `onmodel --help` imports neither numpy nor Pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def head_box(text: str) -> tuple[float, float, float, float]:
+    """X0,Y0,X1,Y1 in pixels. Raises ArgumentTypeError where it is none."""
+    try:
+        x0, y0, x1, y1 = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no box; write X0,Y0,X1,Y1.") from error
+    if x1 <= x0 or y1 <= y0:
+        raise argparse.ArgumentTypeError(f"{text} has no area; write X0,Y0,X1,Y1.")
+    return (x0, y0, x1, y1)
+
+
+def add_faces_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds `onmodel faces` to the command line."""
+    parser = commands.add_parser("faces", help="score a head against a character's references")
+    parser.set_defaults(run=_run)
+    actions = parser.add_subparsers(dest="action", required=True)
+    listing = actions.add_parser("list", help="embedders, and what each lacks here")
+    scoring = actions.add_parser("score", help="score a picture against a character's references")
+    scoring.add_argument("image", type=Path)
+    scoring.add_argument(
+        "--reference", type=Path, action="append", required=True, help="repeatable; three are usual"
+    )
+    scoring.add_argument("--head", type=head_box, help="X0,Y0,X1,Y1 in the image; left out: search")
+    scoring.add_argument(
+        "--reference-head",
+        type=head_box,
+        action="append",
+        default=[],
+        help="one for each --reference, in order",
+    )
+    scoring.add_argument("--embedder", default="", help="left out: one that needs no box, or dlib")
+    scoring.add_argument("--provider", action="append", help="ONNX Runtime's, for insightface")
+    scoring.add_argument("--accept-licence", action="store_true", help="for insightface's packs")
+    for one in (listing, scoring):
+        one.add_argument("--pack", type=Path, help="folder of an InsightFace pack")
+        one.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from onmodel.identity.command import run
+
+    return run(options)
