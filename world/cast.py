@@ -59,7 +59,10 @@ class Actor:
     @property
     def sits(self) -> bool:
         """Whether the thighs are raised so far that something has to carry the person."""
-        return min(float(self.rotations[f"{s}UpLeg"][1, 1]) for s in ("Left", "Right")) < 0.5
+        return all(
+            f"{side}UpLeg" in self.rotations and float(self.rotations[f"{side}UpLeg"][1, 1]) < 0.5
+            for side in ("Left", "Right")
+        )
 
 
 @functools.lru_cache(maxsize=24)
@@ -73,7 +76,18 @@ def act(
 ) -> Actor:
     """This person in a random pose with a random expression, hips over `at`, turned by yaw."""
     expression = str(rng.choice(list(people.expressions)))
-    rotations = poses.random_pose(rng)
+    return placed(who, expression, look, poses.random_pose(rng), yaw, at)
+
+
+def placed(
+    who: people.Identity,
+    expression: str,
+    look: str,
+    rotations: dict[str, Array],
+    yaw: float,
+    at: Array,
+) -> Actor:
+    """This person in this pose, hips over `at` (3,), turned by yaw degrees."""
     person = figure_of(who, expression, look)
     posed = poses.pose_figure(person, rotations)
     hips = posed.heads[person.bones.index("mixamorig:Hips")]
@@ -88,12 +102,15 @@ def bone(actor: Actor, name: str, tail: bool = False) -> Array:
     return ends[actor.person.bones.index(f"mixamorig:{name}")]
 
 
-def _facing(rng: np.random.Generator, spread: float) -> float:
-    """Degrees a body is turned from the camera: mostly towards it, now and then away or aside."""
+def facing(rng: np.random.Generator, spread: float, away: float = 0.12) -> float:
+    """Degrees a body is turned from the camera: mostly towards it, now and then aside.
+
+    spread: degrees; away: the share that turns its back.
+    """
     kind = rng.random()
-    if kind < 0.12:
+    if kind < away:
         return float(rng.uniform(110, 250))
-    if kind < 0.30:
+    if kind < away + 0.18:
         return float(rng.choice([-1, 1])) * float(rng.uniform(50, 100))
     return float(rng.normal(0, spread))
 
@@ -106,13 +123,13 @@ def cast(
     pool: (first seed, count) of the people who may stand beside.
     """
     close = framing in close_framings
-    yaw = _facing(rng, 32 if close else 42)
+    yaw = facing(rng, 32 if close else 42)
     actors = [act(rng, people.resident(first), look, yaw, np.zeros(3))]
     if rng.random() < (0.12 if close else 0.32):
         second = int(rng.integers(pool[1])) + pool[0]
         side = float(rng.choice([-1, 1])) * float(rng.uniform(0.28 if close else 0.34, 0.85))
         back = float(rng.uniform(-0.25 if close else -0.4, 0.9))
-        yaw = _facing(rng, 50)
+        yaw = facing(rng, 50)
         at = np.array([side, back, 0.0])
         actors.append(act(rng, people.resident(second), look, yaw, at))
     return actors

@@ -60,10 +60,10 @@ def _step(low: float, high: float, x: Array) -> Array:
     return t * t * (3 - 2 * t)
 
 
-def scalp_cover(points: Array, face: FaceFrame, hanging: bool = False) -> Array:
+def scalp_cover(points: Array, face: FaceFrame, temples: str = "shaved") -> Array:
     """How much of each point (n, 3) of the head hair covers, 0..1.
 
-    hanging: hair that falls over the temples and ears.
+    temples: "shaved", "combed" (hair drawn back over them) or "hidden" (it falls over the ears).
     """
     u = face.unit
     side = np.abs(points[:, 0])
@@ -73,7 +73,11 @@ def scalp_cover(points: Array, face: FaceFrame, hanging: bool = False) -> Array:
     above = _step(0.60 - soft, 0.60 + soft, up)
     temple = _step(-0.15, -0.07, up) * _step(1.33 * u, 1.48 * u, back) * (side < 1.55 * u)
     nape = _step(-0.75, -0.66, up) * _step(2.0 * u, 2.2 * u, back) * (side < 1.45 * u)
-    if hanging:
+    if temples == "combed":
+        edge = (0.70 + 0.35 * np.clip(0.6 - up, 0, 1)) * u
+        soft_edge = np.clip((back - edge) / (0.12 * u), 0, 1)
+        temple = np.maximum(temple, soft_edge * _step(0.14, 0.22, up))
+    if temples == "hidden":
         temple = _step(-0.30, -0.20, up) * _step(0.90 * u, 1.02 * u, back) * (side < 1.7 * u)
     return np.maximum.reduce([above, temple, nape])
 
@@ -89,7 +93,7 @@ def head_colours(
     beard: bool,
     brow: float,
     male: bool,
-    hanging: bool = False,
+    temples: str = "shaved",
     eye_growth: float = 0.0,
 ) -> tuple[Array, Array]:
     """Colours (n, 3) of a head's points (n, 3) at rest, and how much hair covers each (n,).
@@ -136,7 +140,7 @@ def head_colours(
         rim = np.hypot(d[:, 0] / wide, d[:, 2] / high)
         lash = (1 - _step(1.0, 1.35, rim)) * (d[:, 1] < 0.1) * (d[:, 2] > -0.02)
         paint(skin * 0.30, (0.40 if eye_growth else 0.75) * lash)
-    cover = np.zeros(len(points)) if bald else scalp_cover(points, face, hanging)
+    cover = np.zeros(len(points)) if bald else scalp_cover(points, face, temples)
     paint(hair, _step(0.3, 0.7, cover))
     return colours, cover
 

@@ -81,34 +81,41 @@ def _curtain(face: FaceFrame, drop: float, sides: float) -> tuple[Array, Array]:
     return points, _grid(rows, columns, closed=False)
 
 
-def _tail(face: FaceFrame) -> tuple[Array, Array]:
-    """A ponytail from the back of the head."""
+def _tail(face: FaceFrame, behind: float) -> tuple[Array, Array]:
+    """A ponytail from the back of the head, at y = behind."""
     u, rows, columns = face.unit, 12, 10
     t = np.linspace(0, 1, rows)[:, None]
     angle = np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
-    back = face.skull[1] + (1.45 + 1.05 * np.sin(np.pi * np.clip(t * 0.75, 0, 0.5))) * u
+    back = behind + (0.85 * np.sin(np.pi * np.clip(t * 0.75, 0, 0.5)) - 0.15) * u
     z = face.eye_z + (0.75 + 0.55 * np.sin(np.pi * t * 0.9) - 3.6 * t**1.3) * u
-    radius = (0.22 + 0.30 * np.sin(np.pi * np.clip(t + 0.12, 0, 1)) ** 0.8) * u * (1 - 0.75 * t**4)
+    radius = (0.26 + 0.26 * np.sin(np.pi * np.clip(t + 0.12, 0, 1)) ** 0.8) * u * (1 - 0.75 * t**4)
     points = np.stack(
         [np.cos(angle) * radius, back + np.sin(angle) * radius * 0.8, z + 0 * angle], axis=-1
     )
     return points.reshape(-1, 3), _grid(rows, columns, closed=True)
 
 
-def hangs(length: str) -> bool:
-    """Whether the hair falls over temples and ears."""
-    return length in ("bob", "loose")
+def temples(length: str) -> str:
+    """How the hair meets the temples, a word of `face.scalp_cover`."""
+    return {"bob": "hidden", "loose": "hidden", "ponytail": "combed", "bun": "combed"}.get(
+        length, "shaved"
+    )
 
 
-def extra(length: str, face: FaceFrame) -> tuple[Array, Array] | None:
-    """Vertices (n, 3) and quads (m, 4) of what hangs from the scalp, None: nothing."""
+def extra(length: str, face: FaceFrame, head: Array) -> tuple[Array, Array] | None:
+    """Vertices (n, 3) and quads (m, 4) of what hangs from the scalp, None: nothing.
+
+    head: points (k, 3) of the bare head; what is tied sits on its back.
+    """
+    tied = np.abs(head[:, 2] - face.eye_z - 0.8 * face.unit) < 0.2 * face.unit
+    behind = float(head[tied, 1].max())
     if length == "loose":
         return _curtain(face, drop=3.6, sides=2.0)
     if length == "bob":
         return _curtain(face, drop=1.5, sides=1.35)
     if length == "ponytail":
-        return _tail(face)
+        return _tail(face, behind)
     if length == "bun":
-        centre = np.array([0, face.skull[1] + 1.72 * face.unit, face.eye_z + 0.85 * face.unit])
+        centre = np.array([0, behind + 0.32 * face.unit, face.eye_z + 0.85 * face.unit])
         return _ellipsoid(centre, np.array([0.62, 0.55, 0.58]) * face.unit)
     return None

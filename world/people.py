@@ -360,7 +360,8 @@ def figure(who: Identity, expression: str = "neutral", look: str = "storyboard")
 
     look: of `looks.looks`; "storyboard": realistic with the data set's own teeth.
     """
-    rest = _kept_shape(who)
+    # Clothes do not change a body.
+    rest = _kept_shape(dataclasses.replace(who, top="", top_colour="", bottom_colour=""))
     return _dressed(who, looks.stylise(rest) if look == "animated" else rest, expression, look)
 
 
@@ -376,7 +377,7 @@ def _dressed(who: Identity, rest: Array, expression: str, look: str) -> Figure:
     ]
     if who.hair_length == "long":
         pieces.append(_long_hair(who, rest, face))
-    grown = hair.extra(who.hair_length, face)
+    grown = hair.extra(who.hair_length, face, rest[body.group("body")])
     if grown is not None:
         pieces.append(_grown(who, *grown))
     skeleton = body.rig()
@@ -454,7 +455,7 @@ def _head(who: Identity, rest: Array, acted: Array, face: FaceFrame, look: str) 
         beard=who.beard,
         brow=who.brow,
         male=who.male,
-        hanging=hair.hangs(who.hair_length),
+        temples=hair.temples(who.hair_length),
         eye_growth=looks.eye_growth if look == "animated" else 0.0,
     )
     away = fine_rest - face.skull

@@ -23,6 +23,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,11 @@ def _unfit(actors: list[Actor], lens: Lens, maps: Maps | None, framing: str) -> 
     return "the head is hidden" if head.sum() < wanted * inside else ""
 
 
-def _light(rng: np.random.Generator, words: Words) -> tuple[int, tuple[float, float, float]]:
+def _light(
+    rng: np.random.Generator, words: Words, lights: Sequence[int]
+) -> tuple[int, tuple[float, float, float]]:
     """Which light, and the picture's gain: the set's own tint, brighter or darker, warm or cool."""
-    light = int(rng.integers(len(looks.lights)))
+    light = lights[int(rng.integers(len(lights)))]
     bright = float(rng.uniform(0.84, 1.12))
     if words.look == "animated":
         bright *= 0.95
@@ -141,9 +144,16 @@ def _disparity(depth: Array) -> Array:
 
 
 def shoot(
-    rng: np.random.Generator, studio: Studio, actors: list[Actor], lens: Lens, words: Words
+    rng: np.random.Generator,
+    studio: Studio,
+    actors: list[Actor],
+    lens: Lens,
+    words: Words,
+    lights: Sequence[int] = tuple(range(len(looks.lights))),
 ) -> tuple[dict[str, Array], dict[str, Any]] | None:
-    """A sample's arrays and description; None: the picture is unfit."""
+    """A sample's arrays and description; None: the picture is unfit. lights: of `looks.lights`."""
+    if _unfit(actors, lens, None, words.framing):
+        return None
     subject = float(-lens.camera_space(bone(actors[0], "Hips")[None])[0, 2])
     scene = sets.build(words.set_name, rng)
     for actor in actors:
@@ -151,7 +161,7 @@ def shoot(
             seat = bone(actor, "Hips") - np.array([0, 0, 0.10])
             scene = sets.with_stool(scene, seat)
     scene = sets.before(scene, lens.matrix_world, subject - 0.8)
-    light, gain = _light(rng, words)
+    light, gain = _light(rng, words, lights)
     studio.prepare(scene, lens)
     studio.seat(_bodies(actors))
     maps = studio.maps()
@@ -207,8 +217,6 @@ def _attempt(
     pool = (first // identities * identities, identities)
     actors = cast(rng, first, pool, framing, look)
     lens = frame(rng, actors, framing, size)
-    if _unfit(actors, lens, None, framing):
-        return None
     return shoot(rng, studio, actors, lens, Words(number, framing, set_name, look))
 def main(argv: list[str]) -> int:
     """Make samples into a folder; those that are there already are kept."""

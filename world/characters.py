@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One person of the world as a LoRA trainer wants them: pictures, masks, captions, a test set.
+
+    python -m world.characters OUT --identity 4100 --look animated --count 24 \
+        --test portrait=12 --test "medium shot=4"
+
+Plain image folders, the same for the same arguments:
+
+OUT/train/0001.png, 0001.txt, 0001.mask.png, 0001.json: a picture (RGB), its caption, the person's
+    mask (8 bits, 255 = person), the caption in parts and the boxes.
+OUT/references/01.png to 03.png: portraits, neutral, facing the camera, in a set and a light that no
+    training picture has (`reference_set`, `reference_light`).
+OUT/test/0001/picture.png: another picture, of another seed; pose.png, depth.png, normal.png: its
+    maps with a stand-in of nobody's face in the person's place, by the add-on's own functions;
+    mask.png: the stand-in; shot.json: what the picture shows.
+OUT/character.json: the identity, its traits in words, the arguments.
+
+A caption is `noun, traits, expression, view, framing, set, look`. For a trigger word's caption put
+the trigger before the noun and leave out `traits`: parts are in the JSON under those names. Boxes
+are [x0, y0, x1, y1] px or null; yaw and pitch as in `world.samples`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from addon.core.depth import depth_map, depth_range
+from addon.core.openpose import draw_pose
+from addon.core.request import Keypoint, Pose
+from world import looks, people, poses, samples, sets
+from world.cast import Actor, act, close_framings, facing, frame, framings, placed
+from world.studio import Studio
+
+Array = np.ndarray
+log = logging.getLogger(__name__)
+
+size = (256, 256)
+train_mix = {
+    "close-up": 5,
+    "portrait": 9,
+    "medium shot": 4,
+    "three-quarter shot": 3,
+    "full body shot": 3,
+}
+"""Shares of the framings in a training set: faces first."""
+test_mix = {"portrait": 12, "medium shot": 4, "three-quarter shot": 4, "full body shot": 4}
+reference_set = "studio"
+reference_light = 4
+_train_sets = tuple(name for name in sets.names if name != reference_set)
+_train_lights = tuple(i for i in range(len(looks.lights)) if i != reference_light)
+_purposes = ("train", "test", "reference")
+_attempts = 24
+_reference_turns = (0.0, -18.0, 18.0)
+
+
+def spread(mix: dict[str, int], count: int) -> list[str]:
+    """`count` framings in about the shares of a mix, largest remainders first."""
+    total = sum(mix.values())
+    wanted = {name: share * count / total for name, share in mix.items()}
+    given = {name: int(value) for name, value in wanted.items()}
+    rest = sorted(mix, key=lambda name: given[name] - wanted[name])
+    for name in rest[: count - sum(given.values())]:
+        given[name] += 1
+    return [name for name, times in given.items() for _ in range(times)]
+
+
+def _made(
+    studio: Studio, who: people.Identity, look: str, framing: str, purpose: str, index: int
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """One picture with its maps and description, as `world.samples` has them."""
+    for attempt in range(_attempts):
+        key = [who.seed, looks.looks.index(look), _purposes.index(purpose), index, attempt]
+        rng = np.random.default_rng(key)
+        set_name = str(rng.choice(_train_sets))
+        lights: tuple[int, ...] = _train_lights
+        if purpose == "reference":
+            set_name, lights = reference_set, (reference_light,)
+            actor = _reference(rng, who, look, _reference_turns[index % len(_reference_turns)])
+        else:
+            turn = facing(rng, 30 if framing in close_framings else 40, away=0.0)
+            actor = act(rng, who, look, turn, np.zeros(3))
+        lens = frame(rng, [actor], framing, size)
+        words = samples.Words(index, framing, set_name, look)
+        made = samples.shoot(rng, studio, [actor], lens, words, lights)
+        # A head turned right away shows nobody: a curated set has no such picture.
+        if made is not None and abs(made[1]["people"][0]["yaw"]) < 100:
+            return made
+    raise RuntimeError(f"No fit {framing} of identity {who.seed} in {_attempts} attempts.")
+
+
+def _reference(rng: np.random.Generator, who: people.Identity, look: str, turned: float) -> Actor:
+    rotations = {
+        "LeftArm": poses.turn("y", 40),
+        "RightArm": poses.turn("y", -40),
+        "Head": poses.turn("x", float(rng.normal(0, 2))),
+    }
+    return placed(who, "neutral", look, rotations, turned, np.zeros(3))
+
+
+def parts_of(description: dict[str, Any]) -> dict[str, str]:
+    """The caption of a one-person description in parts."""
+    words = description["people"][0]["caption"].split(", ")
+    return {
+        "noun": words[0],
+        "traits": ", ".join(words[1:-2]),
+        "expression": words[-2],
+        "view": words[-1],
+        "framing": description["framing"],
+        "set": description["set"],
+        "look": description["look"],
+    }
+
+
+def caption_of(parts: dict[str, str]) -> str:
+    """All parts in order."""
+    return ", ".join(parts.values())
+
+
+def _said(description: dict[str, Any]) -> dict[str, Any]:
+    parts = parts_of(description)
+    person = description["people"][0]
+    kept = ("identity", "head", "face", "yaw", "pitch", "distance")
+    return {"caption": caption_of(parts), "parts": parts, **{name: person[name] for name in kept}}
+
+
+def _save(path: Path, pixels: Array) -> None:
+    Image.fromarray(pixels).save(path)
+
+
+def _mask(owner: Array) -> Array:
+    return np.where(owner > 0, 255, 0).astype(np.uint8)
+
+
+def _write_maps(folder: Path, arrays: dict[str, Array], description: dict[str, Any]) -> None:
+    disparity = arrays["standin_disparity"].astype(np.float32)
+    z = np.divide(1, disparity, out=np.full_like(disparity, np.inf), where=disparity > 0)
+    near, far = depth_range([z])
+    rows = description["people"][0]["standin_pose"]
+    points: dict[str, Any] = {part: [Keypoint(*p) for p in rows[part]] for part in rows}
+    height, width = disparity.shape
+    _save(folder / "pose.png", draw_pose([Pose(**points)], width, height))
+    _save(folder / "depth.png", depth_map(z, near, far))
+    _save(folder / "normal.png", arrays["standin_normal"])
+    _save(folder / "mask.png", _mask(arrays["standin_person"]))
+
+
+def make(
+    out: Path, studio: Studio, seed: int, look: str, count: int, tests: dict[str, int]
+) -> None:
+    """Write a character's folders, see the module's head. tests: framing to number."""
+    who = people.resident(seed)
+    for name in ("train", "references", "test"):
+        (out / name).mkdir(parents=True, exist_ok=True)
+    for number, framing in enumerate(spread(train_mix, count), 1):
+        arrays, description = _made(studio, who, look, framing, "train", number)
+        said = _said(description)
+        stem = out / "train" / f"{number:04d}"
+        _save(stem.with_suffix(".png"), arrays["rgb"])
+        _save(stem.with_suffix(".mask.png"), _mask(arrays["person"]))
+        stem.with_suffix(".txt").write_text(said["caption"] + "\n")
+        stem.with_suffix(".json").write_text(json.dumps(said, indent=1))
+    for number in range(len(_reference_turns)):
+        arrays, _ = _made(studio, who, look, "portrait", "reference", number)
+        _save(out / "references" / f"{number + 1:02d}.png", arrays["rgb"])
+    wanted = [framing for framing, times in tests.items() for _ in range(times)]
+    for number, framing in enumerate(wanted, 1):
+        arrays, description = _made(studio, who, look, framing, "test", number)
+        folder = out / "test" / f"{number:04d}"
+        folder.mkdir(exist_ok=True)
+        _save(folder / "picture.png", arrays["rgb"])
+        _write_maps(folder, arrays, description)
+        (folder / "shot.json").write_text(json.dumps(_said(description), indent=1))
+    about = {
+        "identity": people.to_data(who),
+        "noun": people.noun(who),
+        "traits": people.description(who),
+        "look": look,
+        "train": count,
+        "test": tests,
+    }
+    (out / "character.json").write_text(json.dumps(about, indent=1))
+
+
+def _test_of(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if name not in framings or not number.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"Write FRAMING=NUMBER with a framing of: {', '.join(framings)}."
+        )
+    return name, int(number)
+
+
+def main(argv: list[str]) -> int:
+    """Make the pictures of one person for training and testing a LoRA."""
+    parser = argparse.ArgumentParser(prog="python -m world.characters", description=main.__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--identity",
+        type=int,
+        required=True,
+        help=f"seed of the person; from {samples.identities} on: never in the training world",
+    )
+    parser.add_argument("--look", choices=looks.looks, required=True)
+    parser.add_argument("--count", type=int, default=24, help="training pictures")
+    parser.add_argument(
+        "--test",
+        type=_test_of,
+        action="append",
+        metavar="FRAMING=NUMBER",
+        help="test pictures of a framing, may be repeated; default: "
+        + ", ".join(f"{name}={times}" for name, times in test_mix.items()),
+    )
+    options = parser.parse_args(argv)
+    tests = dict(options.test) if options.test else test_mix
+    make(options.out, Studio(), options.identity, options.look, options.count, tests)
+    log.info("%s: %s", options.out, people.description(people.resident(options.identity)))
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    # bpy as a module can crash while Python tears it down; all files are closed by now.
+    os._exit(code)
