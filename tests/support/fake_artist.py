@@ -4,7 +4,8 @@
     onmodel serve --artist tests.support.fake_artist:FakeArtist
 
 Environment: FAKE_STEP_SECONDS (0.02), FAKE_STEPS (4), FAKE_LOAD_SECONDS (0), FAKE_ENCODE_SECONDS
-(0), FAKE_BATCH (2), FAKE_LOG (a file that gets one line "begin|end TIME TASK KEY" a draw, synced).
+(0), FAKE_BATCH (2), FAKE_DRAWS and FAKE_GATE (after so many draws it waits for that file),
+FAKE_LOG (a file that gets one line "begin|end TIME TASK KEY" a draw, synced).
 Words in a prompt: [fail] a DrawError, [bug] an exception, [crash] the process dies, [silent] no
 drawing, [preview] a preview at every step.
 """
@@ -17,6 +18,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,7 @@ class FakeArtist:
 
     def __init__(self) -> None:
         self._loaded = False
+        self._drawn = 0
 
     def models(self) -> list[dict[str, Any]]:
         return [
@@ -72,6 +75,8 @@ class FakeArtist:
                 report(task.id, "loading", {"message": "loading the fake model"})
             wait(number("FAKE_LOAD_SECONDS", 0.0), tasks, cancelled)
             self._loaded = True
+        if self._drawn >= int(number("FAKE_DRAWS", 10**9)):
+            wait_for_gate(tasks, cancelled)
         for task in tasks:
             note("begin", task)
             misbehave(task)
@@ -100,6 +105,7 @@ class FakeArtist:
             }
             png = to_png(pictures[task.id])
             note("end", task)
+            self._drawn += 1
             yield task.id, Drawn(png, record)
 
 
@@ -107,6 +113,13 @@ def wait(seconds: float, tasks: list[Task], cancelled: Cancelled) -> None:
     """Sleeps, but not for tasks that nobody wants."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and not all(cancelled(t.id) for t in tasks):
+        time.sleep(0.02)
+
+
+def wait_for_gate(tasks: list[Task], cancelled: Cancelled) -> None:
+    """Waits for the file that lets it go on; not for tasks that nobody wants."""
+    gate = Path(os.environ["FAKE_GATE"])
+    while not gate.exists() and not all(cancelled(t.id) for t in tasks):
         time.sleep(0.02)
 
 

@@ -47,7 +47,7 @@ class RunningServer:
         given += ["--artist", fake_artist, "--parent-pid", str(os.getpid()), *self.arguments]
         return [sys.executable, "-m", "onmodel.cli", "serve", *given]
 
-    def start(self, timeout: float = 30.0) -> RunningServer:
+    def start(self, timeout: float = 180.0) -> RunningServer:
         """Starts it and waits for the ready file."""
         self.ready_file.unlink(missing_ok=True)
         environment = {
@@ -96,7 +96,7 @@ class RunningServer:
         """Asks it to end; its exit code."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
     def __enter__(self) -> RunningServer:
         return self.start()
@@ -114,7 +114,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def wait_for(condition: Any, what: str, timeout: float = 20.0) -> Any:
+def wait_for(condition: Any, what: str, timeout: float = 120.0) -> Any:
     """Waits until `condition()` is true and returns it; AssertionError says `what` if never."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
@@ -130,7 +130,7 @@ def send_images(client: Client) -> None:
     client.send_blobs([keyframes.depth, keyframes.mask])
 
 
-def wait_job(client: Client, job_id: str, timeout: float = 30.0) -> dict[str, Any]:
+def wait_job(client: Client, job_id: str, timeout: float = 120.0) -> dict[str, Any]:
     """The job once all its keyframes have ended."""
     final = ("done", "failed", "cancelled")
 
