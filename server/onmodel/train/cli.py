@@ -99,6 +99,8 @@ def run(options: argparse.Namespace) -> int:
     except (PlanError, ModelError) as error:
         _complain(error)
         return exit_failed
+    except KeyboardInterrupt:  # before the run could save anything, or for the second time
+        return exit_cancelled
     except OSError as error:
         _complain(PlanError(f"{error.filename or 'A file'}: {error.strerror or error}."))
         return exit_failed

@@ -86,8 +86,9 @@ def _open(path: Path) -> Image.Image:
             image = Image.open(path, formats=formats)
         if image.width * image.height > largest_pixels:
             raise PictureError(_too_large(f"{image.width} x {image.height}"))
-        if getattr(image, "n_frames", 1) > 1:
-            raise PictureError(f"It is an animation of {image.n_frames} pictures.")
+        frames = int(getattr(image, "n_frames", 1))
+        if frames > 1:
+            raise PictureError(f"It is an animation of {frames} pictures.")
         image.load()
     except Image.DecompressionBombError as error:
         raise PictureError(_too_large("It")) from error
