@@ -242,15 +242,20 @@ def test_what_cannot_go_on_is_said(home, whole):
         ({"adapter": {"targets": ("to_nowhere",)}}, "is called to_nowhere"),
         ({"data": {"conditioning": True, "flip": True}}, "do not fit their maps"),
         ({"optimizer": {"name": "adamw8bit"}}, "bitsandbytes|CUDA"),
-        (
-            {"optimizer": {"rate": 10.0, "max_grad_norm": 0.0}, "schedule": {"steps": 60}},
-            "ran away",
-        ),
     ],
 )
 def test_odd_plans_get_sentences(home, tmp_path, changes, words):
     with pytest.raises(PlanError, match=words):
         run(home, tmp_path / "odd", tiny_training.plan(home, **changes))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(home, tmp_path, monkeypatch):
+    from onmodel.train.family_sdxl import SDXLTraining
+
+    right = SDXLTraining.losses
+    monkeypatch.setattr(SDXLTraining, "losses", lambda *a: right(*a) * float("nan"))
+    with pytest.raises(PlanError, match="ran away: the loss of step 1 is nan"):
+        run(home, tmp_path / "nan")
 
 
 def test_measuring_leaves_nothing_behind(home, whole):

@@ -16,10 +16,11 @@ from onmodel.generate import regional_settings
 from onmodel.generate.regional_loras import Cast, Plan, RegionalLayers, Rows
 from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regions import token_shares, use_regions
-from onmodel.models import lora_names, memory
+from onmodel.models import lora_names, memory, sdxl_text
 from onmodel.models.errors import ModelError
 from onmodel.models.family import Clock, Family, Picture, Prepared, Site
 from onmodel.models.memory import Place
+from onmodel.models.once_embedded import embed_once
 from onmodel.models.preview import LinearPreview
 from onmodel.models.probe import union_modes
 from onmodel.models.registry import ModelEntry
@@ -27,22 +28,6 @@ from onmodel.models.sdxl_batch import Batch, Control, Embedding, PictureText
 from onmodel.models.sdxl_parts import Parts, load_parts
 
 text_cache_size = 256
-
-
-class _OnceEmbedded(nn.Module):
-    """A ControlNet's embedding of maps, which lets through what is already embedded.
-
-    The stock ControlNet embeds the same full-size map again at every step; here it is done once a
-    picture. Embedded maps are told by their channel count, which is never three.
-    """
-
-    def __init__(self, inner: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.inner = inner
-        self.channels = channels
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x if x.shape[1] == self.channels else self.inner(x)
 
 
 class SDXL(Family):
@@ -66,10 +51,7 @@ class SDXL(Family):
         use_regions(parts.unet)
         if parts.controlnet is not None:
             use_regions(parts.controlnet)
-            channels = int(parts.controlnet.config.block_out_channels[0])
-            parts.controlnet.controlnet_cond_embedding = _OnceEmbedded(
-                parts.controlnet.controlnet_cond_embedding, channels
-            )
+            embed_once(parts.controlnet)
         if place.tile_vae:
             parts.vae.enable_tiling()
         if not place.offload:
@@ -126,20 +108,11 @@ class SDXL(Family):
         return self._texts[key]
 
     def _encode_text(self, text: str) -> Embedding:
-        per_encoder: list[torch.Tensor] = []
-        pooled: torch.Tensor | None = None
-        chunks = [_token_chunks(t, text) for t in self.parts.tokenizers]
-        count = max(len(c) for c in chunks)
-        for encoder, tokenizer, ids in zip(
-            self.parts.text_encoders, self.parts.tokenizers, chunks, strict=True
-        ):
-            ids = ids + [_padded(tokenizer, [])] * (count - len(ids))
-            out = encoder(torch.tensor(ids, device=self.place.device), output_hidden_states=True)
-            # SDXL takes the last layer but one, without the final norm.
-            per_encoder.append(out.hidden_states[-2].flatten(0, 1))
-            pooled = out[0][0]
-        assert pooled is not None
-        return Embedding(torch.cat(per_encoder, dim=-1).to(self.dtype), pooled.to(self.dtype))
+        parts = self.parts
+        keys, pooled = sdxl_text.encode(
+            parts.text_encoders, parts.tokenizers, [text], self.place.device
+        )
+        return Embedding(keys[0].to(self.dtype), pooled[0].to(self.dtype))
 
     def _negative(self, text: str, like: Embedding) -> Embedding:
         if not text.strip() and self.parts.zero_empty:
@@ -336,15 +309,3 @@ class SDXL(Family):
         self._texts.clear()
         del self.parts
         memory.free_cache(self.place)
-
-
-def _token_chunks(tokenizer: Any, text: str) -> list[list[int]]:
-    """Token ids of a text in chunks of the encoder's length, start and end tokens in each."""
-    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-    room = tokenizer.model_max_length - 2
-    return [_padded(tokenizer, ids[i : i + room]) for i in range(0, max(len(ids), 1), room)]
-
-
-def _padded(tokenizer: Any, ids: list[int]) -> list[int]:
-    row = [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
-    return row + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(row))

@@ -134,6 +134,14 @@ def measure(plan: TrainingPlan, steps: int = 3, cache: Path | None = None) -> Me
         return Measurement(statistics.median(counted), peak, run.place.title, len(counted))
 
 
+def prepared(plan: TrainingPlan, cache: Path | None = None) -> Trainer:
+    """The model of a plan with its adapters, ready for the first step; nothing is cached yet.
+
+    Raises PlanError, ModelError.
+    """
+    return _Run(check(plan), cache).trainer()
+
+
 def _peak_memory() -> int:
     """The most main memory that this process ever had, bytes; 0 where it cannot be told."""
     if sys.platform == "win32":

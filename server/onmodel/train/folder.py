@@ -32,15 +32,14 @@ class RunFolder:
 
     def __init__(self, path: Path, plan: TrainingPlan, data: DataSet, model_hash: str) -> None:
         self.path, self.plan = path, plan
-        # What does not change the losses may change between two starts.
+        # What does not change the losses may change between two starts: pictures and model may
+        # have moved, which their digests see through.
         numbers = replace(
             plan,
             name="",
-            run=RunPlan(
-                seed=plan.run.seed,
-                gradient_checkpointing=plan.run.gradient_checkpointing,
-                threads=plan.run.threads,
-            ),
+            base=replace(plan.base, model=""),
+            data=replace(plan.data, images="", regularisation=None),
+            run=RunPlan(seed=plan.run.seed, gradient_checkpointing=plan.run.gradient_checkpointing),
             validation=ValidationPlan(),
         )
         whole = f"{numbers!r}\x1f{content_digest(data)}\x1f{model_hash}"
