@@ -87,7 +87,24 @@ def _measure(weights: Path, data: Path, note: str) -> list[Figure]:
             started = clock()
             step()
             best[way] = min(best[way], clock() - started)
-    return _figures(best, note)
+    shelf.use([], loras[:1])
+    reach = [_reach(family, name, loras[0].adapter) for name in ("fast", "pass")]
+    return [
+        *_figures(best, note),
+        Figure("regions: change outside over inside, one pass", reach[0], "", note=note),
+        Figure("regions: change outside over inside, by passes", reach[1], "", 0.0, "==", note),
+    ]
+
+
+def _reach(family: Any, name: str, adapter: str) -> float:
+    """How much a character's LoRA changes the first step's output where the character is not, as
+    a part of what it changes where it is: the outer quarters of a picture whose left half it has.
+    """
+    way = _Way(name, 2, maps=False)
+    with_lora, without = (_step(family, way, adapters)() for adapters in ([adapter, ""], []))
+    change = (with_lora - without).abs().mean((0, 1, 2))
+    quarter = len(change) // 4
+    return float(change[-quarter:].mean() / change[:quarter].mean())
 
 
 def _figures(best: dict[_Way, float], note: str) -> list[Figure]:
@@ -112,8 +129,11 @@ def _figures(best: dict[_Way, float], note: str) -> list[Figure]:
     ]
 
 
-def _step(family: Any, way: _Way, adapters: list[str]) -> Callable[[], object]:
-    """One denoising step of one keyframe, as the sampler asks for it."""
+def _step(family: Any, way: _Way, adapters: list[str]) -> Callable[[], Any]:
+    """One denoising step of one keyframe, as the sampler asks for it.
+
+    adapters: each character's, "" for one without; [] where nobody has one.
+    """
     import torch
     from onmodel.generate.regional_settings import RegionalSettings, standard
 
@@ -131,7 +151,7 @@ def _picture(adapters: list[str], way: _Way) -> Any:
         mask = np.zeros((side, side), bool)
         left = 8 + i * (side - 16) // way.count
         mask[40:, left : left + (side - 16) // way.count] = True
-        loras = ((adapters[i], 1.0),) if adapters else ()
+        loras = ((adapters[i], 1.0),) if adapters and adapters[i] else ()
         regions.append(RegionPrompt("man, red coat", mask, loras))
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (side, side, 3), dtype=np.uint8)
