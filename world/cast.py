@@ -71,9 +71,7 @@ def figure_of(who: people.Identity, expression: str, look: str) -> people.Figure
     return people.figure(who, expression, look)
 
 
-def act(
-    rng: np.random.Generator, who: people.Identity, look: str, yaw: float, at: Array
-) -> Actor:
+def act(rng: np.random.Generator, who: people.Identity, look: str, yaw: float, at: Array) -> Actor:
     """This person in a random pose with a random expression, hips over `at`, turned by yaw."""
     expression = str(rng.choice(list(people.expressions)))
     return placed(who, expression, look, poses.random_pose(rng), yaw, at)

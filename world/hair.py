@@ -39,7 +39,12 @@ def _grid(rows: int, columns: int, closed: bool) -> Array:
     r, c = np.meshgrid(np.arange(rows - 1), np.arange(last), indexing="ij")
     r, c = r.ravel(), c.ravel()
     after = (c + 1) % columns
-    corners = [r * columns + c, r * columns + after, (r + 1) * columns + after, (r + 1) * columns + c]
+    corners = [
+        r * columns + c,
+        r * columns + after,
+        (r + 1) * columns + after,
+        (r + 1) * columns + c,
+    ]
     return np.stack(corners, axis=1)
 
 

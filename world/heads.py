@@ -55,11 +55,13 @@ def head(seed: int, index: int, studio: Studio) -> dict[str, Array]:
     rng = np.random.default_rng([seed, 4177, index])
     look = looks.looks[index % 2]
     expression = str(rng.choice(list(people.expressions)))
-    clothes = {"top_colour": str(rng.choice(list(people.cloths)))}
-    who = dataclasses.replace(people.resident(seed), **clothes)
+    colour = str(rng.choice(list(people.cloths)))
+    who = dataclasses.replace(people.resident(seed), top_colour=colour)
     rotations, yaw = _turns(rng)
     actor = placed(who, expression, look, rotations, yaw, np.zeros(3))
-    lens = _lens(rng, actor.posed.vertices[np.unique(actor.person.faces[actor.person.part == "head"])])
+    lens = _lens(
+        rng, actor.posed.vertices[np.unique(actor.person.faces[actor.person.part == "head"])]
+    )
     set_name = str(rng.choice(sets.names))
     distance = float(-lens.camera_space(actor.posed.heads[:1])[0, 2])
     scene = sets.before(sets.build(set_name, rng), lens.matrix_world, distance - 0.8)
@@ -72,11 +74,11 @@ def head(seed: int, index: int, studio: Studio) -> dict[str, Array]:
     _, box = head_boxes(actor, lens)
     return {
         "rgb": looks.over(picture, sets.skies[set_name], tuple(tint.tolist()), look),
-        "identity": np.int32(seed),
-        "look": np.uint8(looks.looks.index(look)),
-        "expression": np.uint8(list(people.expressions).index(expression)),
-        "yaw": np.float32(turned),
-        "pitch": np.float32(pitch),
+        "identity": np.array(seed, np.int32),
+        "look": np.array(looks.looks.index(look), np.uint8),
+        "expression": np.array(list(people.expressions).index(expression), np.uint8),
+        "yaw": np.array(turned, np.float32),
+        "pitch": np.array(pitch, np.float32),
         "face": np.array(box, np.float32),
     }
 

@@ -167,7 +167,9 @@ def shoot(
     maps = studio.maps()
     if _unfit(actors, lens, maps, words.framing):
         return None
-    rgb = looks.over(studio.picture(words.look, light), sets.skies[words.set_name], gain, words.look)
+    rgb = looks.over(
+        studio.picture(words.look, light), sets.skies[words.set_name], gain, words.look
+    )
     doubles = stand_ins(actors, words.framing)
     studio.seat(_bodies(doubles))
     plain = studio.maps()
@@ -218,6 +220,8 @@ def _attempt(
     actors = cast(rng, first, pool, framing, look)
     lens = frame(rng, actors, framing, size)
     return shoot(rng, studio, actors, lens, Words(number, framing, set_name, look))
+
+
 def main(argv: list[str]) -> int:
     """Make samples into a folder; those that are there already are kept."""
     parser = argparse.ArgumentParser(prog="python -m world.samples", description=main.__doc__)

@@ -298,7 +298,9 @@ def _bridge(b: _Builder, rng: np.random.Generator) -> None:
         for x in np.arange(-27, 28, 3.0):
             b.box(float(x), sign * half, (0.18, 0.18), 1.15, (0.58, 0.42, 0.34))
     for u, v in _ring(rng, 7, 55, 72):
-        b.cone((u, v, -0.1), float(rng.uniform(20, 32)), float(rng.uniform(6, 14)), (0.42, 0.58, 0.40))
+        b.cone(
+            (u, v, -0.1), float(rng.uniform(20, 32)), float(rng.uniform(6, 14)), (0.42, 0.58, 0.40)
+        )
 
 
 def with_stool(scene: SetMesh, seat: Array) -> SetMesh:
