@@ -96,7 +96,8 @@ class DlibFaces:
         side = work_size / work_margin
         scale = side / head_size(head)
         wide, tall = (head[2] - head[0]) * scale, (head[3] - head[1]) * scale
-        return self._describe(patch, *_face_in_head(work_size / 2, work_size / 2, wide, tall))
+        x = work_size / 2 + math.sin(math.radians(yaw or 0.0)) * face_slide * wide
+        return self._describe(patch, *_face_in_head(x, work_size / 2, tall))
 
     def _search(self, image: Array) -> Embedding | NoFace:
         found = self._detector(np.ascontiguousarray(image), 1)
@@ -112,7 +113,7 @@ class DlibFaces:
         return unit(np.array(net.compute_face_descriptor(pixels, points(pixels, rectangle))))
 
 
-def _face_in_head(x: float, y: float, wide: float, tall: float) -> tuple[float, ...]:
+def _face_in_head(x: float, y: float, tall: float) -> tuple[float, ...]:
     """dlib's kind of face rectangle (brows to chin, a square) in a head box about (x, y), px.
 
     Fitted on heads of the rehearsal world that dlib's own detector found; see docs/identity.md.
@@ -125,3 +126,5 @@ def _face_in_head(x: float, y: float, wide: float, tall: float) -> tuple[float, 
 face_share = 0.68
 face_drop = 0.11
 """Side of the face rectangle and the drop of its centre, over the head box's height."""
+face_slide = 0.2
+"""How far a profile's face lies beside the middle of its head, over the head box's width."""

@@ -10,7 +10,7 @@ face is left: they are what a drawing made from the prompt alone, without LoRA, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,7 +138,3 @@ def as_text(rows: Sequence[dict[str, object]]) -> str:
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     return "\n".join(lines + ["| " + " | ".join(str(r[n]) for n in names) + " |" for r in rows])
-
-
-Embed = Callable[[Array], Array]
-"""(N, S, S, 3) uint8 stored cuts to (N, d) unit embeddings."""

@@ -5,7 +5,8 @@ A picture is (H, W, 3) uint8, RGB, rows from the top. A head box is (x0, y0, x1,
 that picture, x to the right and y down, pixel edges (so a 10 x 10 picture is 0, 0, 10, 10): skull,
 face and ears from crown to chin, without long hair, as a map of a bald stand-in gives it. It may
 reach over the picture's border. Yaw is the turn of the head from the camera in degrees: 0 faces
-the camera, 90 either way is a profile, 180 is the back of the head.
+the camera, 90 is a profile that looks to the picture's right edge, -90 to its left, 180 is the back
+of the head.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ about the head box with `stored_margin`, and heads.json, one `Head` each.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -38,6 +37,8 @@ least_pixels = 14
 widest_yaw = 100.0
 held_out = 4096
 """First identity kept for tests, as `world.samples.identities`."""
+per_person = 6
+"""Samples of one person, as `world.samples.per_person`."""
 least_visible = 22
 """Of the 70 face points of a pose: in a profile about half of them are hidden by the head."""
 
@@ -104,7 +105,16 @@ def _box(person: dict[str, Any], width: int, height: int) -> HeadBox:
     return box_from_pose(person["pose"])
 
 
-def heads_of_sample(folder: Path, number: int) -> Iterator[tuple[Array, Head]]:
+@dataclass(frozen=True)
+class Found:
+    """A head where it was found: the whole picture (H, W, 3) uint8, its box in it, its facts."""
+
+    picture: Array
+    box: HeadBox
+    head: Head
+
+
+def heads_of_sample(folder: Path, number: int) -> Iterator[Found]:
     """The usable heads of one sample of `world.samples`."""
     told = json.loads((folder / f"{number:06d}.json").read_text())
     with np.load(folder / f"{number:06d}.npz") as arrays:
@@ -127,10 +137,10 @@ def heads_of_sample(folder: Path, number: int) -> Iterator[tuple[Array, Head]]:
             kin=_kin(person["caption"]),
             source=f"{folder.name}/{number:06d}",
         )
-        yield cut(picture, square(box, stored_margin), stored_size), facts
+        yield Found(picture, box, facts)
 
 
-def heads_of_file(path: Path) -> Iterator[tuple[Array, Head]]:
+def heads_of_file(path: Path) -> Iterator[Found]:
     """The usable heads of one file of `world.heads`. Runs in a checkout: the words for kin come
     from `world.people`."""
     from world import looks, people
@@ -140,20 +150,33 @@ def heads_of_file(path: Path) -> Iterator[tuple[Array, Head]]:
     for index, seed in enumerate(rows["identity"]):
         who = people.resident(int(seed))
         x0, y0, x1, y1 = (float(v) for v in rows["face"][index])
+        box, picture = (x0, y0, x1, y1), rows["rgb"][index]
         yaw = float(rows["yaw"][index])
-        if unusable(rows["rgb"][index], (x0, y0, x1, y1), yaw, least_pixels, widest_yaw):
+        if unusable(picture, box, yaw, least_pixels, widest_yaw):
             continue
         facts = Head(
             identity=int(seed),
             look=looks.looks[int(rows["look"][index])],
             framing="head alone",
-            pixels=round(head_size((x0, y0, x1, y1)), 1),
+            pixels=round(head_size(box), 1),
             yaw=round(yaw, 1),
             kin=_kin(f"{people.noun(who)}, {people.description(who)}"),
             source=f"{path.name}/{index}",
         )
-        box = square((x0, y0, x1, y1), stored_margin)
-        yield cut(rows["rgb"][index], box, stored_size), facts
+        yield Found(picture, box, facts)
+
+
+def heads_in(samples: Path, first: int = 0) -> Iterator[Found]:
+    """The usable heads of a folder of either kind, of people from number `first` on.
+
+    A sample's main person decides; whom it shows beside that one comes from the same side.
+    """
+    for path in sorted(samples.glob("[0-9]*.json")):
+        if int(path.stem) // per_person >= first:
+            yield from heads_of_sample(samples, int(path.stem))
+    for path in sorted(samples.glob("heads_*.npz")):
+        if int(path.stem.split("_")[1]) >= first:
+            yield from heads_of_file(path)
 
 
 def pack_samples(samples: Path, out: Path, strangers: bool = False) -> int:
@@ -164,16 +187,12 @@ def pack_samples(samples: Path, out: Path, strangers: bool = False) -> int:
     """
     cuts: list[Array] = []
     heads: list[Head] = []
-    numbers = sorted(int(p.stem) for p in samples.glob("[0-9]*.json"))
-    found = itertools.chain(
-        *(heads_of_sample(samples, number) for number in numbers),
-        *(heads_of_file(path) for path in sorted(samples.glob("heads_*.npz"))),
-    )
-    for patch, head in found:
+    for found in heads_in(samples):
+        head = found.head
         if strangers and head.identity >= held_out:
             continue
         number = -1 - head.identity if strangers else head.identity
-        cuts.append(patch)
+        cuts.append(cut(found.picture, square(found.box, stored_margin), stored_size))
         heads.append(replace(head, identity=number))
     if not heads:
         raise FileNotFoundError(f"{samples} holds no samples with a head to be seen.")
