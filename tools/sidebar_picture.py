@@ -24,8 +24,8 @@ from .blenders import BlenderMissing, DebianBlender, blenders, root
 
 log = logging.getLogger(__name__)
 default_out = root / "docs" / "images" / "sidebar.png"
-screen = "-screen 0 1600x1080x24"
-window = ["--window-geometry", "0", "0", "1600", "1080"]
+screen = "-screen 0 1600x1300x24"
+window = ["--window-geometry", "0", "0", "1600", "1300"]
 
 
 def outer_line(blender: DebianBlender, inner: list[str], folder: Path) -> list[str]:

@@ -41,7 +41,7 @@ words = {
     "new": "Not drawn yet",
     "queued": "Waiting to be drawn",
     "drawing": "Being drawn",
-    "done": "Drawn, and its settings are as they were",
+    "done": "Drawn; settings unchanged",
     "failed": "Failed",
     "stale": "Changed since it was drawn",
 }

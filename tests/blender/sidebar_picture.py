@@ -48,6 +48,33 @@ def count_planes() -> int:
     return len(planes.planes(bpy.context.scene))
 
 
+def watch_ticks() -> None:
+    """Notes the longest time that the add-on itself held the window, apart from Blender's redraws.
+
+    While it captures, a tick is one render of a keyframe.
+    """
+    from addon.render.session import State
+    from addon.ui import connection, drawing
+
+    def timed(owner: type, name: Callable[[object], str]) -> None:
+        tick = owner.tick
+
+        def tick_timed(self):
+            began, what = time.perf_counter(), name(self)
+            result = tick(self)
+            longest = seen.setdefault("longest_ticks", {})
+            longest[what] = round(max(longest.get(what, 0.0), time.perf_counter() - began), 4)
+            return result
+
+        owner.tick = tick_timed
+
+    timed(connection.Connection, lambda _: "connection")
+    timed(
+        drawing.Drawing,
+        lambda d: "capturing" if d.session.state is State.capturing else "drawing",
+    )
+
+
 def until(condition: Callable[[], bool], name: str) -> Iterator[float]:
     """Looks again and again; notes how long it took and the longest that the window was held."""
     began = last = time.monotonic()
@@ -81,6 +108,8 @@ def script(options: argparse.Namespace) -> Iterator[float]:
         yield from start_server(options)
         yield from draw(options.shot)
     show_first(options.shot)
+    with over():
+        bpy.ops.view3d.view_center_camera()
     for _ in range(4):
         area.tag_redraw()
         yield 0.5
@@ -178,6 +207,7 @@ def main() -> None:
     import addon
 
     addon.register()
+    watch_ticks()
     steps = script(options)
     end = time.monotonic() + limit
 

@@ -366,7 +366,7 @@ def test_a_check_finds_what_moved_and_the_icon_turns(film):
     film.objects["Ada rig"].location.x -= 0.3
     bpy.context.view_layer.update()
     assert states() == ["done", "new"], "not known before it is looked at"
-    assert "Drawn, and its settings are as they were" in words(draw_all())
+    assert "Drawn; settings unchanged" in words(draw_all())
     assert bpy.ops.onmodel.draw(what="all", check=True) == {"FINISHED"}
     assert states() == ["stale", "new"]
     assert status.run.outcome == "5 of 5 keyframes are to be drawn."
