@@ -95,8 +95,8 @@ def drawn_at(item_path: Path, former: Path | None, request: KeyframeRequest) -> 
     old = read_sidecar(former) if former else None
     if former is None or old is None or not isinstance(old.get("request"), dict):
         return None
-    names = {name: str(old["request"].get(name, "")) for name in ("film", "shot")}
-    return former if is_drawn(former, replace(request, **names).key()) else None
+    film, shot = (str(old["request"].get(name, "")) for name in ("film", "shot"))
+    return former if is_drawn(former, replace(request, film=film, shot=shot).key()) else None
 
 
 def write_result(
