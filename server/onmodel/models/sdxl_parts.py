@@ -40,7 +40,7 @@ def load_parts(entry: ModelEntry, place: Place, whole: Sequence[str] = ()) -> Pa
     libraries.quiet()
     for path in entry.found.weights:
         safe.read_header(path)
-    with _readable_errors(entry.name):
+    with readable_errors(entry.name):
         parts = (
             _from_folder(entry, place, whole)
             if entry.found.path.is_dir()
@@ -184,7 +184,7 @@ def _controlnet(entry: ModelEntry, dtype: Any) -> Any | None:
 
 
 @contextmanager
-def _readable_errors(name: str) -> Iterator[None]:
+def readable_errors(name: str) -> Iterator[None]:
     """The libraries' errors on unsound model folders as one sentence."""
     try:
         yield
