@@ -194,25 +194,25 @@ def run(folder: Path, names: list[str], plan: Plan) -> int:
     if state.exists():
         trainer.load(state)
     log.info("%d heads of %d people, step %d", len(faces.rows), len(faces.people), trainer.step)
-    sums, begun, cpu = [0.0, 0.0], time.monotonic(), time.process_time()
+    sums, begun, cpu = [0.0, 0.0, 0], time.monotonic(), time.process_time()
     with stoppable() as asked:
         while trainer.step < plan.steps and not asked:
             loss, right = trainer.train_step(faces)
             if not math.isfinite(loss):
                 raise FloatingPointError(f"The loss of step {trainer.step} is {loss}.")
-            sums = [sums[0] + loss, sums[1] + right]
+            sums = [sums[0] + loss, sums[1] + right, sums[2] + 1]
             if trainer.step % 50 == 0:
                 row = {
                     "step": trainer.step,
-                    "loss": round(sums[0] / 50, 4),
-                    "right": round(sums[1] / 50, 4),
+                    "loss": round(sums[0] / sums[2], 4),
+                    "right": round(sums[1] / sums[2], 4),
                     "seconds": round(time.monotonic() - begun, 1),
                     "cpu": round(time.process_time() - cpu, 1),
                 }
                 with (folder / "metrics.jsonl").open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 log.info("%s", row)
-                sums = [0.0, 0.0]
+                sums = [0.0, 0.0, 0]
             if trainer.step % 100 == 0:
                 trainer.save(state)
     trainer.save(state)
