@@ -23,6 +23,7 @@ groups = {
         "kill",
         "blenders",
     ],
+    "rehearsal": ["training"],
     "cast": ["regions"],
 }
 
