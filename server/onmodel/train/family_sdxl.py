@@ -109,7 +109,7 @@ class SDXLTraining(TrainedFamily):
                 f"The model “{self.entry.name}” takes no {kind} maps.",
                 f"Take the files *.{kind}.png away from the pictures.",
             )
-        net = self.parts.controlnet
+        net: Any = self.parts.controlnet
         x = pixels[None].to(self.place.device, net.dtype)
         return net.controlnet_cond_embedding(x)[0]
 
@@ -210,7 +210,7 @@ class SDXLTraining(TrainedFamily):
         kinds = sorted(maps[0], key=union_modes.__getitem__)
         if not kinds:
             return {}
-        net = self.parts.controlnet
+        net: Any = self.parts.controlnet
         modes = [union_modes[k] for k in kinds]
         types = x.new_zeros(len(x), net.config.num_control_type)
         types[:, modes] = 1
@@ -261,6 +261,7 @@ class SDXLTraining(TrainedFamily):
         from diffusers import StableDiffusionXLControlNetUnionPipeline, StableDiffusionXLPipeline
 
         p = self.parts
+        pipeline: Any
         parts = {
             "vae": p.vae,
             "unet": p.unet,

@@ -76,7 +76,8 @@ class NoiseSchedule:
             "rescale_betas_zero_snr",
         )
         plain = {k: config[k] for k in known if config.get(k) is not None}
-        kept = DDPMScheduler(**plain).alphas_cumprod.double()
+        scheduler: Any = DDPMScheduler(**plain)
+        kept = scheduler.alphas_cumprod.double()
         kind = str(config.get("prediction_type", "epsilon"))
         if kind not in ("epsilon", "v_prediction"):
             raise ValueError(f"Models that predict “{kind}” cannot be trained.")

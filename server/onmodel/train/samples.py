@@ -15,7 +15,7 @@ from PIL import Image
 from onmodel.train import losses
 from onmodel.train.buckets import Fit, Order, Showing
 from onmodel.train.cache import Cache, key_of
-from onmodel.train.dataset import Picture
+from onmodel.train.dataset import MapFile, Picture
 from onmodel.train.family import Batch, Sample, Text, TrainedFamily
 from onmodel.train.pictures import open_map, open_mask, open_picture
 from onmodel.train.plan import PlanError, TrainingPlan
@@ -158,15 +158,7 @@ class Samples:
         key = key_of(self._picture_hash, picture.digest, place)
         found = self._through(cache, "latents", key, latents)
         size = (int(found.shape[-2]), int(found.shape[-1]))
-        maps = {
-            m.kind: self._through(
-                cache,
-                "maps",
-                key_of(self._map_hash, m.kind, m.digest, place, self.plan.base.dtype),
-                lambda m=m: self._map(m.kind, m.path, fit),
-            )
-            for m in picture.maps
-        }
+        maps = {m.kind: self._map(m, fit, place, cache) for m in picture.maps}
         return Sample(found, self._mask(picture, fit, showing.flipped, size), maps)
 
     def _through(
@@ -181,10 +173,14 @@ class Samples:
             cache.put(kind, key, {"x": made})
         return made
 
-    def _map(self, kind: str, path: object, fit: Fit) -> torch.Tensor:
-        # Maps are drawings: nearest neighbours would tear lines, Lanczos would ring around them.
-        image = fit.apply(open_map(path), Image.Resampling.BILINEAR)  # type: ignore[arg-type]
-        return self.family.encode_map(kind, pixels(image, False)).cpu()
+    def _map(self, drawn: MapFile, fit: Fit, place: object, cache: Cache | None) -> torch.Tensor:
+        def features() -> torch.Tensor:
+            # Nearest neighbours would tear a map's lines, Lanczos would ring around them.
+            image = fit.apply(open_map(drawn.path), Image.Resampling.BILINEAR)
+            return self.family.encode_map(drawn.kind, pixels(image, False)).cpu()
+
+        key = key_of(self._map_hash, drawn.kind, drawn.digest, place, self.plan.base.dtype)
+        return self._through(cache, "maps", key, features)
 
     def _mask(
         self, picture: Picture, fit: Fit, flipped: bool, size: tuple[int, int]
