@@ -23,8 +23,8 @@ groups = {
         "kill",
         "blenders",
     ],
-    "rehearsal": ["training"],
     "cast": ["regions"],
+    "rehearsal": ["drawings", "identity", "training"],
 }
 
 

@@ -8,11 +8,11 @@ Plain image folders, the same for the same arguments:
 
 OUT/train/0001.png, 0001.txt, 0001.mask.png, 0001.json: a picture (RGB), its caption, the person's
     mask (8 bits, 255 = person), the caption in parts and the boxes.
-OUT/references/01.png to 03.png: portraits, neutral, facing the camera, in a set and a light that no
-    training picture has (`reference_set`, `reference_light`).
+OUT/references/01.png to 03.png, 01.json: portraits, neutral, facing the camera, in a set and a
+    light that no training picture has (`reference_set`, `reference_light`), and their boxes.
 OUT/test/0001/picture.png: another picture, of another seed; pose.png, depth.png, normal.png: its
     maps with a stand-in of nobody's face in the person's place, by the add-on's own functions;
-    mask.png: the stand-in; shot.json: what the picture shows.
+    mask.png: the stand-in; shot.json: what the picture shows, and `standin_pose`.
 OUT/character.json: the identity, its traits in words, the arguments.
 
 A caption is `noun, traits, expression, view, framing, set, look`. For a trigger word's caption put
@@ -169,8 +169,10 @@ def make(
         stem.with_suffix(".txt").write_text(said["caption"] + "\n")
         stem.with_suffix(".json").write_text(json.dumps(said, indent=1))
     for number in range(len(_reference_turns)):
-        arrays, _ = _made(studio, who, look, "portrait", "reference", number)
-        _save(out / "references" / f"{number + 1:02d}.png", arrays["rgb"])
+        arrays, description = _made(studio, who, look, "portrait", "reference", number)
+        stem = out / "references" / f"{number + 1:02d}"
+        _save(stem.with_suffix(".png"), arrays["rgb"])
+        stem.with_suffix(".json").write_text(json.dumps(_said(description), indent=1))
     wanted = [framing for framing, times in tests.items() for _ in range(times)]
     for number, framing in enumerate(wanted, 1):
         arrays, description = _made(studio, who, look, framing, "test", number)
@@ -178,7 +180,8 @@ def make(
         folder.mkdir(exist_ok=True)
         _save(folder / "picture.png", arrays["rgb"])
         _write_maps(folder, arrays, description)
-        (folder / "shot.json").write_text(json.dumps(_said(description), indent=1))
+        pose = {"standin_pose": description["people"][0]["standin_pose"]}
+        (folder / "shot.json").write_text(json.dumps(_said(description) | pose, indent=1))
     about = {
         "identity": people.to_data(who),
         "noun": people.noun(who),

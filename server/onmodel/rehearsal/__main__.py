@@ -5,6 +5,7 @@ pack SAMPLES    samples of `python -m world.samples` into shards
 train           the denoiser
 vae SAMPLES     the autoencoder
 sheet           truth beside drawings of held-out people
+judge SAMPLES   the network and the rules that look at drawings
 export          fp16 safetensors in diffusers' layout
 """
 
@@ -63,6 +64,12 @@ def _measure(options: argparse.Namespace) -> int:
     return measure_from_options(options)
 
 
+def _judge(options: argparse.Namespace) -> int:
+    from onmodel.rehearsal.judge.train import from_options
+
+    return from_options(options)
+
+
 def _export(options: argparse.Namespace) -> int:
     from onmodel.rehearsal.export import from_options
 
@@ -84,6 +91,7 @@ def main(argv: list[str]) -> int:
         log.error("Training needs the add-on's code beside the server's: run it in a checkout.")
         return 2
     from onmodel.rehearsal import export, train, train_vae
+    from onmodel.rehearsal.judge import train as judge_train
 
     parser = argparse.ArgumentParser(prog="onmodel rehearsal", description=__doc__)
     parser.add_argument("--folder", type=Path, default=_folder(), help="basis, shards, checkpoints")
@@ -104,6 +112,9 @@ def main(argv: list[str]) -> int:
     figures = commands.add_parser("measure", help="figures on held-out people")
     figures.add_argument("--count", type=int, default=24)
     figures.set_defaults(run=_measure)
+    judge = commands.add_parser("judge", help="train what measures drawings")
+    judge_train.add_arguments(judge)
+    judge.set_defaults(run=_judge)
     out = commands.add_parser("export", help="write the weights")
     export.add_arguments(out)
     out.set_defaults(run=_export)

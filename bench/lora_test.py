@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a LoRA does for one held-out character: data, training and drawings for `bench.identity`.
+
+    python -m bench.lora_test --identity 4100 --look realistic [--steps 400]
+    python -m bench.lora_test --strangers 20
+
+The first makes, under ~/.cache/onmodel/lora-test (--folder) in a folder of the character's own:
+
+data/          pictures, references and test shots (`python -m world.characters`)
+images/        training pictures with captions of trigger, noun and what changes: traits that
+               belong to the person are left out, the trigger stands for them
+run/           the run of `onmodel train --preset rehearsal`
+with/          each test shot on the maps of a stand-in, by "trigger noun, expression, view", the
+               LoRA bound to the figure's region
+without/       the same prompts and seeds, no LoRA
+described/     no LoRA either, all traits in words: what a prompt alone can do
+shots.json     framing, set, and the stand-in's head box and turn for each drawing
+about.json     who it is, and the training's seconds of CPU
+
+What is there already is kept: a run that was stopped goes on. The second renders references of that
+many strangers in each look, in the same set, pose and light as the character's own, for
+identification.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bench import painter
+
+Array = np.ndarray
+log = logging.getLogger(__name__)
+
+default_folder = Path.home() / ".cache" / "onmodel" / "lora-test"
+trigger = "zanna"
+sides = ("with", "without", "described")
+looks = ("realistic", "animated")
+first_stranger = 4500
+map_kinds = ("pose", "depth", "normal")
+
+
+def captioned(parts: dict[str, str]) -> str:
+    """A training caption: the trigger for the traits, then all that changes."""
+    changing = (parts[k] for k in ("expression", "view", "look", "framing", "set"))
+    return ", ".join([f"{trigger} {parts['noun']}", *changing])
+
+
+def make_data(out: Path, identity: int, look: str, count: int) -> None:
+    """The character's pictures under data, and images with the training's captions."""
+    data = out / "data"
+    if not (data / "character.json").is_file():
+        arguments = ["--identity", str(identity), "--look", look, "--count", str(count)]
+        _call("world.characters", str(data), *arguments)
+    images = out / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    for told in sorted((data / "train").glob("*.json")):
+        for name in (f"{told.stem}.png", f"{told.stem}.mask.png"):
+            shutil.copyfile(told.with_name(name), images / name)
+        caption = captioned(json.loads(told.read_text())["parts"])
+        (images / f"{told.stem}.txt").write_text(caption + "\n")
+
+
+def _call(module: str, *arguments: str) -> None:
+    """A module's command line in a process of its own. Raises CalledProcessError."""
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+def train(out: Path, name: str, noun: str, settings: Sequence[str]) -> float:
+    """Train the LoRA into loras/NAME.safetensors; returns the seconds of CPU it took in all."""
+    run, about = out / "run", out / "about.json"
+    told: dict[str, Any] = json.loads(about.read_text()) if about.is_file() else {}
+    finished = run / f"{name}.safetensors"
+    if not finished.is_file():
+        if (run / "plan.toml").is_file():
+            arguments = ["--resume", "--out", str(run)]
+        else:
+            arguments = ["--preset", "rehearsal", "--images", str(out / "images")]
+            arguments += ["--trigger", trigger, "--noun", noun, "--name", name, "--out", str(run)]
+            arguments += [part for setting in settings for part in ("--set", setting)]
+        before = _children()
+        try:
+            _call("onmodel.cli", "train", *arguments)
+        finally:
+            told["cpu_seconds"] = told.get("cpu_seconds", 0.0) + _children() - before
+            about.write_text(json.dumps(told))
+    (out / "loras").mkdir(exist_ok=True)
+    shutil.copyfile(finished, out / "loras" / finished.name)
+    return float(told.get("cpu_seconds", 0.0))
+
+
+def _children() -> float:
+    """Seconds of CPU of all finished children."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def prompts(parts: dict[str, str]) -> dict[str, str]:
+    """The figure's prompt for each of `sides`."""
+    changing = [parts["expression"], parts["view"]]
+    short = ", ".join([f"{trigger} {parts['noun']}", *changing])
+    long = ", ".join([parts["noun"], parts["traits"], *changing])
+    return {"with": short, "without": short, "described": long}
+
+
+def read_maps(shot: Path) -> dict[str, Array]:
+    """The maps of a test shot by kind."""
+    return {kind: np.asarray(Image.open(shot / f"{kind}.png")) for kind in map_kinds}
+
+
+def draw(out: Path, name: str, pictures: int | None, steps: int | None) -> None:
+    """Draw the test shots in each way, and write shots.json. steps: None, the model's own."""
+    from onmodel.identity.interface import box_from_pose
+
+    artist = painter.Painter(out)
+    shots = sorted((out / "data" / "test").iterdir())[:pictures]
+    rows = []
+    for shot in shots:
+        told = json.loads((shot / "shot.json").read_text())
+        parts = told["parts"]
+        box = [round(v, 1) for v in box_from_pose(told["standin_pose"])]
+        kept = {k: parts[k] for k in ("framing", "set")}
+        rows.append({"shot": shot.name, "box": box, "yaw": told["yaw"], **kept})
+    for side in sides:
+        (out / side).mkdir(exist_ok=True)
+        adapters = artist.use([name] if side == "with" else [])
+        for shot in shots:
+            file = out / side / f"{shot.name}.png"
+            if file.is_file():
+                continue
+            parts = json.loads((shot / "shot.json").read_text())["parts"]
+            mask = np.asarray(Image.open(shot / "mask.png")) >= 128
+            whole = ", ".join(parts[k] for k in ("look", "framing", "set"))
+            person = (prompts(parts)[side], mask, adapters)
+            wanted = painter.picture(whole, [person], read_maps(shot), int(shot.name))
+            Image.fromarray(artist.draw(wanted, steps)).save(file)
+    (out / "shots.json").write_text(json.dumps(rows, indent=1))
+
+
+def make_strangers(folder: Path, count: int) -> None:
+    """References of `count` strangers in each look: folder/strangers/LOOK/IDENTITY/references."""
+    from world import characters
+    from world.studio import Studio
+
+    studio = Studio()
+    for look in looks:
+        for identity in range(first_stranger, first_stranger + count):
+            out = folder / "strangers" / look / str(identity)
+            if not (out / "character.json").is_file():
+                characters.make(out, studio, identity, look, 0, {})
+
+
+def main(argv: list[str]) -> int:
+    """The command line of the module's head."""
+    parser = argparse.ArgumentParser(prog="python -m bench.lora_test", description=main.__doc__)
+    parser.add_argument("--identity", type=int, help="a person that nothing was trained on")
+    parser.add_argument("--look", choices=looks)
+    parser.add_argument("--strangers", type=int, metavar="COUNT")
+    parser.add_argument("--folder", type=Path, default=default_folder)
+    parser.add_argument("--count", type=int, default=24, help="training pictures")
+    parser.add_argument("--pictures", type=int, help="test shots to draw [all]")
+    parser.add_argument("--draw-steps", type=int, help="steps of a drawing [the model's own]")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the training's plan"
+    )
+    options = parser.parse_args(argv)
+    if options.strangers:
+        make_strangers(options.folder, options.strangers)
+        return 0
+    if options.identity is None or options.look is None:
+        parser.error("name a character by --identity and --look, or ask for --strangers")
+    name = f"{options.look}-{options.identity}"
+    out = options.folder / name
+    make_data(out, options.identity, options.look, options.count)
+    about = json.loads((out / "data" / "character.json").read_text())
+    seconds = train(out, name, about["noun"], options.set)
+    draw(out, name, options.pictures, options.draw_steps)
+    told = {"identity": options.identity, "look": options.look, "cpu_seconds": round(seconds, 1)}
+    (out / "about.json").write_text(json.dumps(told))
+    log.info("%s: trained in %.1f min of CPU", out, seconds / 60)
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    # bpy as a module can crash while Python tears it down; all files are closed by now.
+    os._exit(code)
