@@ -23,6 +23,7 @@ from onmodel.version import version
 
 exit_ok, exit_failed, exit_usage = 0, 1, 2
 default_artist = "onmodel.generate.artist:Artist"
+default_trainer = "onmodel.train.job:Trainer"
 
 
 def write(text: str) -> None:
@@ -67,6 +68,17 @@ def build_parser() -> argparse.ArgumentParser:
         "--attempts", type=int, default=3, help="crashes after which a keyframe fails [3]"
     )
     serve.add_argument("--artist", default=default_artist, metavar="MODULE:CLASS", help="who draws")
+    serve.add_argument(
+        "--trainer", default=default_trainer, metavar="MODULE:CLASS", help="who trains"
+    )
+    serve.add_argument(
+        "--train-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a folder whose pictures may be trained on; repeatable [the home folder]",
+    )
     serve.set_defaults(run=run_serve)
 
     models = commands.add_parser("models", help="list the models that the server can draw with")
@@ -126,6 +138,8 @@ def run_serve(options: argparse.Namespace) -> int:
                 parent_pid=options.parent_pid,
                 ready_file=options.ready_file,
                 artist=options.artist,
+                trainer=options.trainer,
+                train_roots=tuple(options.train_root),
                 idle_exit=options.idle_exit,
                 keep_days=options.keep_days,
                 max_crashes=max(1, options.attempts),

@@ -24,6 +24,7 @@ from onmodel.jobs.worker import Worker
 from addon.core import request as contract
 from tests.support import keyframes
 from tests.support.fake_artist import FakeArtist
+from tests.support.fake_trainer import FakeTrainer
 
 
 class Room:
@@ -226,7 +227,7 @@ def worker_of(room: Room, monkeypatch: pytest.MonkeyPatch) -> Worker:
     monkeypatch.setenv("FAKE_STEP_SECONDS", "0")
     room.blobs.put(keyframes.depth.data)
     room.blobs.put(keyframes.mask.data)
-    return Worker(room.folder, FakeArtist(), "local")
+    return Worker(room.folder, FakeArtist(), FakeTrainer([]), "local")
 
 
 def test_a_full_disk_at_the_end_of_a_drawing(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,13 +235,13 @@ def test_a_full_disk_at_the_end_of_a_drawing(room: Room, monkeypatch: pytest.Mon
     job = room.submit("a", model_hash="00" * 32)
     with monkeypatch.context() as patch:
         patch.setattr(blob_module.os, "write", full_disk)
-        assert worker.draw_next()
+        assert worker.do_next()
     (found,) = room.queue.job(job["id"])["keyframes"]
     assert found["state"] == "failed"
     assert "disk" in found["error"]["message"] and "retry" in found["error"]["fix"]
     # There is room again: the same job goes on.
     room.queue.retry_job(job["id"])
-    assert worker.draw_next()
+    assert worker.do_next()
     assert room.states(job) == ["done"]
 
 
@@ -251,10 +252,10 @@ def test_little_room_left_begins_nothing(room: Room, monkeypatch: pytest.MonkeyP
     usage = type("usage", (), {"free": 1000})
     with monkeypatch.context() as patch:
         patch.setattr("onmodel.jobs.worker.shutil.disk_usage", lambda _: usage)
-        assert not worker.draw_next()
+        assert not worker.do_next()
     assert room.states(job) == ["queued"]
     assert "disk" in room.queue.setting("worker")["notice"]
-    assert worker.draw_next()
+    assert worker.do_next()
     assert room.states(job) == ["done"]
     assert room.queue.setting("worker")["notice"] == ""
 
@@ -265,6 +266,6 @@ def test_a_drawing_that_is_no_image_is_refused(room: Room, monkeypatch: pytest.M
     monkeypatch.setattr(
         worker.artist, "draw", lambda tasks, *_: iter([(tasks[0].id, Drawn(b"<svg/>"))])
     )
-    assert worker.draw_next()
+    assert worker.do_next()
     (found,) = room.queue.job(job["id"])["keyframes"]
     assert "neither a PNG nor a JPEG" in found["error"]["message"]

@@ -60,6 +60,9 @@ class FakeArtist:
     def device(self) -> str:
         return "fake"
 
+    def release(self) -> None:
+        self._loaded = False
+
     def batch_key(self, request: dict[str, Any]) -> str:
         canvas = request["canvas"]
         return f"{request['model']} {canvas['width']}x{canvas['height']}"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from onmodel.api import errors, routes
+from onmodel.api import errors, routes, training_routes
 from onmodel.api.guard import Guard
 from onmodel.api.state import ServerState
 from onmodel.version import version
@@ -30,6 +30,7 @@ def create_app(state: ServerState, token: str, hosts: Iterable[str] = ()) -> Fas
     app.state.onmodel = state
     errors.install(app)
     app.include_router(routes.router)
+    app.include_router(training_routes.router)
 
     @app.get("/v1/openapi.json", include_in_schema=False)
     def openapi(_: Request) -> dict[str, object]:

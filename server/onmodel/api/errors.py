@@ -28,7 +28,7 @@ blob_status = {
     "bad_image": 422,
     "disk_full": 507,
 }
-queue_status = {"not_found": 404, "client_key_taken": 409}
+queue_status = {"not_found": 404, "client_key_taken": 409, "lora_taken": 409}
 
 
 class ApiError(HTTPException):

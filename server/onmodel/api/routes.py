@@ -53,6 +53,18 @@ async def worker_word(state: ServerState) -> dict[str, Any]:
         await asyncio.sleep(0.05)
 
 
+async def ready_worker(state: ServerState) -> dict[str, Any]:
+    """What the worker left word of, once it knows its models. Raises ApiError "not_ready"."""
+    told = await worker_word(state)
+    if told["models"] is None:
+        worker = state.supervisor
+        broken = worker is not None and worker.state == "broken"
+        message = worker.message if worker is not None and broken else told["notice"]
+        fix = worker.fix if worker is not None and broken else "Try again in a moment."
+        raise ApiError(503, "not_ready", message, fix)
+    return told
+
+
 @router.get("/info")
 async def info(request: Request) -> dict[str, Any]:
     """What this server is, which models it has, and whether it can draw now."""
@@ -75,6 +87,7 @@ async def info(request: Request) -> dict[str, Any]:
             "fix": worker.fix if worker is not None and broken else "",
         },
         "unfinished": await run_in_threadpool(state.queue.unfinished),
+        "training": await run_in_threadpool(state.trainings.running),
     }
 
 
@@ -147,13 +160,7 @@ def get_blob(request: Request, sha256: Sha) -> Response:
 async def submit(request: Request, response: Response, job: schemas.JobRequest) -> dict[str, Any]:
     """Queues a job; 200 and the same job where its client_key was submitted before."""
     state = state_of(request)
-    told = await worker_word(state)
-    if told["models"] is None:
-        worker = state.supervisor
-        broken = worker is not None and worker.state == "broken"
-        message = worker.message if worker is not None and broken else told["notice"]
-        fix = worker.fix if worker is not None and broken else "Try again in a moment."
-        raise ApiError(503, "not_ready", message, fix)
+    told = await ready_worker(state)
 
     def put() -> tuple[dict[str, Any], bool]:
         return state.queue.submit(check.new_job(job, told, state.blobs))
@@ -216,7 +223,8 @@ async def events(
 ) -> StreamingResponse:
     """The job's events numbered over `after` (or Last-Event-ID) as server-sent events.
 
-    Ends after the last event of a job that has ended. A comment every 10 s shows that it lives.
+    A training is a job too; its events are here as well as at its own address. Ends after the last
+    event of a job that has ended. A comment every 10 s shows that it lives.
     """
     state = state_of(request)
     if last_event_id and last_event_id.isascii() and last_event_id.isdecimal():

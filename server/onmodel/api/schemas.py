@@ -9,9 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
+
+from onmodel.train.plan import TrainingPlan
 
 request_version: Literal[1] = 1
 max_canvas = 4096
@@ -231,6 +242,67 @@ class JobRequest(Model):
     keyframes: list[KeyframeRequest] = Field(min_length=1, max_length=max_keyframes)
     title: Annotated[str, Field(max_length=500), AfterValidator(_check_text)] = ""
     priority: int = Field(default=0, ge=-100, le=100)
+
+
+def _check_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan is tables of values and lists of values, and none of them is monstrous."""
+    for value in plan.values():
+        for inner in value.values() if isinstance(value, dict) else [value]:
+            for single in inner if isinstance(inner, list) else [inner]:
+                _check_value(single)
+            if isinstance(inner, list) and len(inner) > 1000:
+                raise ValueError("has too long a list")
+    return plan
+
+
+def _check_value(value: Any) -> None:
+    if isinstance(value, dict | list):
+        raise ValueError("holds a table where a plan has a value")
+    elif isinstance(value, str):
+        if len(value) > 8000:
+            raise ValueError("has too long a text")
+        _check_text(value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must not hold NaN or infinity")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError("has too large a number")
+
+
+def _plan_schema() -> dict[str, Any]:
+    """What OpenAPI says of a plan: the TrainingPlan itself, and the preset it may start from."""
+    whole = TypeAdapter(TrainingPlan).json_schema()
+    parts = whole.pop("$defs")
+    for name, field in whole["properties"].items():
+        if "$ref" in field:
+            part = parts[field["$ref"].rpartition("/")[2]]
+            whole["properties"][name] = {**part, "additionalProperties": False}
+    whole["properties"]["preset"] = {"type": "string", "description": "what is left out is its"}
+    return {**whole, "additionalProperties": False}
+
+
+Plan = Annotated[
+    dict[str, Any], AfterValidator(_check_plan), WithJsonSchema(_plan_schema(), mode="validation")
+]
+"""A training plan as nested tables, as in a plan file (docs/train.md), "preset" included.
+
+Its keys, types and ranges are those of `onmodel.train.plan`, which judges it: one set of rules for
+files, the command line and this API. base.model is a name of /v1/info; folders are whole paths on
+the server's machine.
+"""
+
+
+class TrainingRequest(Model):
+    """A LoRA to train. client_key makes a repeated submit harmless."""
+
+    client_key: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_check_text)]
+    plan: Plan
+    priority: int = Field(default=0, ge=-100, le=100)
+
+
+class PreflightRequest(Model):
+    """The question what a plan would do, and whether it can start."""
+
+    plan: Plan
 
 
 class Hashes(Model):

@@ -36,11 +36,14 @@ from onmodel.api.state import ServerState
 from onmodel.jobs.blobs import BlobStore
 from onmodel.jobs.database import Database, DatabaseError
 from onmodel.jobs.folders import DataFolder
+from onmodel.jobs.kinds import Holdings
 from onmodel.jobs.leases import Leases
 from onmodel.jobs.locks import FileLock, LockTaken
 from onmodel.jobs.queue import Queue
+from onmodel.jobs.roots import Roots
 from onmodel.jobs.supervisor import Supervisor
-from onmodel.jobs.worker import default_artist
+from onmodel.jobs.training_leases import TrainingLeases
+from onmodel.jobs.worker import default_artist, default_trainer
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +54,11 @@ min_token = 16
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """The command line of `onmodel serve`. keep_days: how long finished jobs are remembered."""
+    """The command line of `onmodel serve`.
+
+    keep_days: how long finished jobs are remembered. train_roots: folders that training plans may
+    name folders in; none given: the home folder.
+    """
 
     data: Path
     host: str = "127.0.0.1"
@@ -61,6 +68,8 @@ class ServeOptions:
     parent_pid: int | None = None
     ready_file: Path | None = None
     artist: str = default_artist
+    trainer: str = default_trainer
+    train_roots: tuple[Path, ...] = ()
     idle_exit: float | None = None
     keep_days: float = 30.0
     max_crashes: int = 3
@@ -212,9 +221,14 @@ def run(options: ServeOptions, folder: DataFolder, token: str) -> int:
         raise ServeError(
             exit_data, f"{folder.root} cannot be used: {error.strerror}.", "Choose another folder."
         ) from error
-    leases = Leases(database, blobs, "local", options.max_crashes)
-    supervisor = Supervisor(folder, leases, options.artist)
-    state = ServerState(Queue(database, blobs), blobs, supervisor)
+    name, crashes = "local", options.max_crashes
+    leases = Leases(database, blobs, name, crashes), TrainingLeases(database, name, crashes)
+    roots = Roots(options.train_roots or [Path.home()])
+    arguments = ["--trainer", options.trainer]
+    for root in roots.folders:
+        arguments += ["--train-root", str(root)]
+    supervisor = Supervisor(folder, Holdings(name, leases), options.artist, arguments)
+    state = ServerState(Queue(database, blobs), blobs, supervisor, roots)
     listening = listen(options.host, options.port)
     url = url_of(options.host, listening.getsockname()[1])
     config = uvicorn.Config(
@@ -292,14 +306,17 @@ def watch_over(options: ServeOptions, state: ServerState, server: HttpServer) ->
         elif (
             options.idle_exit is not None
             and time.monotonic() - state.last_call > options.idle_exit
-            and not state.queue.unfinished()
+            and not state.unfinished()
         ):
             log.info("Nobody called for %g seconds.", options.idle_exit)
             server.stop()
         elif time.monotonic() > prune_at:
             prune_at = time.monotonic() + prune_interval
             jobs, gone = state.queue.prune(options.keep_days)
-            log.info("Tidied up: %d old jobs and %d blobs removed.", jobs, gone)
+            runs = state.trainings.prune(state.folder.trainings)
+            log.info(
+                "Tidied up: %d old jobs, %d blobs, files of %d trainings removed.", jobs, gone, runs
+            )
 
 
 def is_alive(process: psutil.Process | None) -> bool:

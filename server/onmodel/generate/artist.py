@@ -79,6 +79,12 @@ class Artist:
         libraries.warm()
         return self._choose_place(0).title
 
+    def release(self) -> None:
+        """Let go of the warm model and its device memory."""
+        if self._loaded is not None:
+            self._loaded.family.unload()
+            self._loaded = None
+
     def batch_key(self, request: dict[str, Any]) -> str:
         """Equal for requests that differ only in prompts, seeds, images, and characters with
         their LoRAs."""

@@ -92,6 +92,9 @@ class Artist(Protocol):
     def device(self) -> str:
         """What it draws on, for people: "cpu", "NVIDIA L4"... Asked once, after models()."""
 
+    def release(self) -> None:
+        """Lets go of warm models: a training needs the device's memory. They come back by use."""
+
     def batch_key(self, request: dict[str, Any]) -> str:
         """Requests with equal keys may be drawn in one call of draw()."""
 

@@ -95,6 +95,47 @@ migrations = [
         value TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE job ADD COLUMN kind TEXT NOT NULL DEFAULT 'drawing'
+        CHECK (kind IN ('drawing', 'training'));
+
+    CREATE TABLE training (
+        job TEXT PRIMARY KEY REFERENCES job(id) ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        plan TEXT NOT NULL,
+        model_hash TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        state TEXT NOT NULL DEFAULT 'queued' CHECK (state IN
+            ('queued','preparing','caching','training','done','failed','cancelled')),
+        crashes INTEGER NOT NULL DEFAULT 0,
+        lease TEXT,
+        worker TEXT,
+        lease_until REAL,
+        step INTEGER NOT NULL DEFAULT 0,
+        steps INTEGER NOT NULL DEFAULT 0,
+        saved INTEGER NOT NULL DEFAULT 0,
+        loss REAL,
+        seconds REAL,
+        lora_hash TEXT,
+        record TEXT NOT NULL DEFAULT '{}',
+        error_message TEXT,
+        error_fix TEXT,
+        queued_at REAL NOT NULL,
+        started_at REAL,
+        finished_at REAL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX training_queue ON training(priority DESC, queued_at) WHERE state = 'queued';
+    CREATE INDEX training_lease ON training(worker) WHERE lease IS NOT NULL;
+
+    CREATE TABLE training_blob (
+        training TEXT NOT NULL REFERENCES training(job) ON DELETE CASCADE,
+        role TEXT NOT NULL CHECK (role IN ('masks', 'validation')),
+        step INTEGER NOT NULL,
+        position INTEGER NOT NULL,
+        blob TEXT NOT NULL,
+        PRIMARY KEY (training, role, step, position)
+    ) STRICT, WITHOUT ROWID;
+    """,
 ]
 """One script per schema version, applied in order; never changed once released."""
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The numbered events of a job. A client that lost its connection asks for those after its last.
 
-Types: queued, loading, sampling, preview, done, failed, cancelled (each of one keyframe) and
-job_done. Numbers of a job only grow; some may be missing, since the steps of a keyframe that has
-ended are of no more use and are removed.
+Types: queued, loading, sampling, preview, done, failed, cancelled (each of one keyframe), waiting
+(a training holds the machine) and job_done; those of a training are in trainings.py. Numbers of a
+job only grow; some may be missing, since the steps of what has ended are of no more use and are
+removed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def add_event(
 ) -> None:
     """Adds an event within the caller's write transaction.
 
-    data: step, steps, message, fix, blob as the type has them; None is left out.
+    data: plain JSON as the type has it (step, steps, message, …); None is left out.
     """
     (number,) = connection.execute(
         "UPDATE job SET last_event = last_event + 1 WHERE id = ? RETURNING last_event", (job,)
@@ -55,6 +56,22 @@ def add_final_event(
     if not waiting:
         connection.execute("UPDATE job SET finished = ? WHERE id = ?", (time.time(), job))
         add_event(connection, job, "job_done", message=job_state(connection, job))
+
+
+def add_waiting(connection: sqlite3.Connection, job: str | None = None) -> None:
+    """Tells jobs with keyframes to draw which training they wait for, if one is held now.
+
+    job: only this one; None: all. In the caller's write transaction.
+    """
+    held = connection.execute("SELECT job, name FROM training WHERE lease IS NOT NULL").fetchone()
+    if held is None:
+        return
+    message = f"Waits for the training of “{held['name']}”."
+    for row in connection.execute(
+        "SELECT DISTINCT job FROM keyframe WHERE state = 'queued' AND job = coalesce(?, job)",
+        (job,),
+    ).fetchall():
+        add_event(connection, row["job"], "waiting", message=message, training=held["job"])
 
 
 def job_state(connection: sqlite3.Connection, job: str) -> str:

@@ -38,6 +38,16 @@ class DataFolder:
         return self.root / "blobs"
 
     @property
+    def trainings(self) -> Path:
+        """A folder for each training, named by its id: plan, state, checkpoints, drawings."""
+        return self.root / "trainings"
+
+    @property
+    def loras(self) -> Path:
+        """LoRA files that the artist finds; a finished training adds its own."""
+        return self.root / "loras"
+
+    @property
     def server_lock(self) -> Path:
         return self.root / "server.lock"
 
@@ -51,7 +61,7 @@ class DataFolder:
 
     def make(self) -> None:
         """Makes the folders. Raises OSError."""
-        for folder in (self.root, self.blobs, self.logs):
+        for folder in (self.root, self.blobs, self.logs, self.trainings):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if os.name == "posix":
                 folder.chmod(0o700)

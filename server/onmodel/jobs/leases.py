@@ -21,6 +21,7 @@ from onmodel.jobs.artist import Task
 from onmodel.jobs.blobs import BlobStore
 from onmodel.jobs.database import Database
 from onmodel.jobs.events import add_event
+from onmodel.jobs.kinds import Turn
 from onmodel.jobs.queue import Change, end_keyframe
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,30 @@ class Leases:
         self.worker = worker
         self.max_crashes = max_crashes
 
+    def turn(self) -> Turn | None:
+        """When the next waiting keyframe's turn is; None if none waits."""
+        row = (
+            self.database.connection()
+            .execute(
+                "SELECT -priority, queued_at FROM keyframe WHERE state = 'queued'"
+                " ORDER BY priority DESC, queued_at LIMIT 1"
+            )
+            .fetchone()
+        )
+        return None if row is None else (row[0], row[1])
+
+    def finished_since(self, moment: float) -> bool:
+        """Whether a keyframe was drawn or failed after this time (seconds of the epoch)."""
+        row = (
+            self.database.connection()
+            .execute(
+                "SELECT 1 FROM keyframe WHERE finished_at > ? AND state IN ('done', 'failed')",
+                (moment,),
+            )
+            .fetchone()
+        )
+        return row is not None
+
     def claim(
         self,
         batch_key: Callable[[dict[str, Any]], str],
@@ -61,7 +86,8 @@ class Leases:
     ) -> list[Leased]:
         """Takes the next keyframe and those waiting that may be drawn with it; [] if none wait.
 
-        Never takes a key that is being drawn: its drawing will do for both.
+        Never takes a key that is being drawn: its drawing will do for both. Takes nothing while a
+        training is held: the machine does one or the other.
         """
         chosen = self._choose(batch_key, max_batch)
         if not chosen:
@@ -76,7 +102,8 @@ class Leases:
                     "UPDATE keyframe SET state = 'loading', lease = ?, worker = ?,"
                     " lease_until = ?, started_at = ?, step = 0, steps = 0"
                     " WHERE id = ? AND state = 'queued' AND NOT EXISTS (SELECT 1 FROM keyframe k"
-                    " WHERE k.draw_key = keyframe.draw_key AND k.lease IS NOT NULL)",
+                    " WHERE k.draw_key = keyframe.draw_key AND k.lease IS NOT NULL)"
+                    " AND NOT EXISTS (SELECT 1 FROM training WHERE lease IS NOT NULL)",
                     (token, self.worker, now + lease_seconds, now, row["id"]),
                 ).rowcount
                 if taken:

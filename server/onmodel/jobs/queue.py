@@ -17,11 +17,17 @@ from typing import Any
 
 from onmodel.jobs.blobs import BlobStore
 from onmodel.jobs.database import Database
-from onmodel.jobs.events import add_event, add_final_event, final_states, state_of
+from onmodel.jobs.events import (
+    add_event,
+    add_final_event,
+    add_waiting,
+    final_states,
+    state_of,
+)
 
 
 class QueueError(Exception):
-    """What was asked cannot be done. code: "not_found" or "client_key_taken"."""
+    """What was asked cannot be done. code: "not_found", "client_key_taken", "lora_taken"."""
 
     def __init__(self, code: str, message: str, fix: str = "") -> None:
         super().__init__(message)
@@ -64,6 +70,15 @@ class Change:
     message: str | None = None
     fix: str | None = None
     reused: bool = False
+
+
+def no_job() -> QueueError:
+    """The error for an id that no job has."""
+    return QueueError(
+        "not_found",
+        "The server knows no such job.",
+        "It may be of another server, or so old that it was cleared away; submit it again.",
+    )
 
 
 def end_keyframe(connection: sqlite3.Connection, row: sqlite3.Row, change: Change) -> None:
@@ -138,6 +153,7 @@ class Queue:
             ]
             for row in rows:
                 self._reuse(connection, row)
+            add_waiting(connection, job)
             return self._receipt(connection, job), True
 
     def _insert(
@@ -215,7 +231,9 @@ class Queue:
                 "state": state_of(counts.get(row["id"], {})),
                 "counts": counts.get(row["id"], {}),
             }
-            for row in connection.execute("SELECT * FROM job ORDER BY created, rowid")
+            for row in connection.execute(
+                "SELECT * FROM job WHERE kind = 'drawing' ORDER BY created, rowid"
+            )
         ]
 
     def job(self, job: str) -> dict[str, Any]:
@@ -241,24 +259,23 @@ class Queue:
 
     def _job_row(self, connection: sqlite3.Connection, job: str) -> sqlite3.Row:
         row: sqlite3.Row | None = connection.execute(
-            "SELECT * FROM job WHERE id = ?", (job,)
+            "SELECT * FROM job WHERE id = ? AND kind = 'drawing'", (job,)
         ).fetchone()
         if row is None:
-            raise QueueError(
-                "not_found",
-                "The server knows no such job.",
-                "It may be of another server, or so old that it was cleared away; submit it again.",
-            )
+            raise no_job()
         return row
 
     def events_after(self, job: str, after: int, limit: int = 500) -> tuple[list[str], bool]:
         """The events (JSON) of a job numbered over `after`, and whether the job has ended.
 
-        Raises QueueError "not_found".
+        Of a job of any kind. Raises QueueError "not_found".
         """
         connection = self.database.connection()
         # Read in this order: a job that had ended before has no events after these.
-        finished = self._job_row(connection, job)["finished"] is not None
+        head = connection.execute("SELECT finished FROM job WHERE id = ?", (job,)).fetchone()
+        if head is None:
+            raise no_job()
+        finished = head["finished"] is not None
         rows = connection.execute(
             "SELECT data FROM event WHERE job = ? AND id > ? ORDER BY id LIMIT ?",
             (job, after, limit),
@@ -390,6 +407,7 @@ class Queue:
             for row in self.database.connection().execute(
                 "SELECT blob FROM keyframe_blob UNION SELECT blob FROM result"
                 " UNION SELECT result FROM keyframe WHERE result IS NOT NULL"
+                " UNION SELECT blob FROM training_blob"
                 " UNION SELECT json_extract(data, '$.blob') FROM event WHERE type = 'preview'"
             )
         }

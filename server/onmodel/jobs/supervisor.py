@@ -14,12 +14,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import onmodel
 from onmodel.jobs.folders import DataFolder
-from onmodel.jobs.leases import Leases
+from onmodel.jobs.kinds import Holdings
 from onmodel.jobs.worker import default_artist, exit_no_artist, exit_taken
 
 log = logging.getLogger(__name__)
@@ -32,16 +33,25 @@ max_log_bytes = 8 * 1024 * 1024
 
 
 class Supervisor:
-    """The keeper of the worker named `leases.worker`.
+    """The keeper of the worker named `holdings.worker`.
+
+    arguments: more of the worker's command line.
 
     state: "stopped", "starting" (no worker yet or any more, one will come), "running", "broken"
     (it keeps dying; `message` and `fix` say what to do).
     """
 
-    def __init__(self, folder: DataFolder, leases: Leases, artist: str = default_artist) -> None:
+    def __init__(
+        self,
+        folder: DataFolder,
+        holdings: Holdings,
+        artist: str = default_artist,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
-        self.leases = leases
+        self.holdings = holdings
         self.artist = artist
+        self.arguments = tuple(arguments)
         self.state = "stopped"
         self.message = ""
         self.fix = ""
@@ -63,7 +73,7 @@ class Supervisor:
         self._send(b"\n")
 
     def stop(self) -> None:
-        """Ends the worker, mid-drawing if need be (its keyframes stay queued), and returns."""
+        """Ends the worker, whatever it does (its work stays queued), and returns."""
         self._stop.set()
         self._kick.set()
         self._send(b"stop\n", close=True)
@@ -97,16 +107,16 @@ class Supervisor:
             if self._stop.is_set():
                 break
             self.state = "starting"
-            lost = self.leases.recover(crashed=code != exit_taken)
-            log.warning("The worker ended with code %s; %d keyframes go on.", code, lost)
-            fruitful = self._finished_since(begun) or time.time() - begun > short_life
+            lost = self.holdings.recover(crashed=code != exit_taken)
+            log.warning("The worker ended with code %s; %d pieces of work go on.", code, lost)
+            fruitful = self.holdings.finished_since(begun) or time.time() - begun > short_life
             deaths = 0 if fruitful else deaths + 1
             if deaths >= breaker_deaths or code == exit_no_artist:
                 self._rest(code)
                 deaths = 0
             else:
                 self._stop.wait(min(first_pause * 2 ** max(0, deaths - 1), longest_pause))
-        self.leases.recover(crashed=False)
+        self.holdings.recover(crashed=False)
         self.state = "stopped"
 
     def _live(self) -> int:
@@ -115,7 +125,8 @@ class Supervisor:
         paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
         command = [sys.executable, "-m", "onmodel.jobs.worker"]
         command += ["--data", str(self.folder.root), "--artist", self.artist]
-        command += ["--name", self.leases.worker, "--parent", str(os.getpid())]
+        command += ["--name", self.holdings.worker, "--parent", str(os.getpid())]
+        command += self.arguments
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
@@ -143,7 +154,7 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 if self._stop.is_set():
                     process.kill()
-                self.leases.expire()
+                self.holdings.expire()
 
     def _rest(self, code: int) -> None:
         self.state = "broken"
@@ -159,17 +170,6 @@ class Supervisor:
         log.error("%s %s", self.message, self.fix)
         self._kick.clear()
         self._kick.wait(breaker_seconds)
-
-    def _finished_since(self, moment: float) -> bool:
-        row = (
-            self.leases.database.connection()
-            .execute(
-                "SELECT 1 FROM keyframe WHERE finished_at > ? AND state IN ('done', 'failed')",
-                (moment,),
-            )
-            .fetchone()
-        )
-        return row is not None
 
     def _log(self) -> IO[bytes]:
         path = self.folder.logs / "worker.log"
