@@ -32,6 +32,9 @@ api_version = 1
 max_blob_bytes = 512 * 1024 * 1024
 """A larger answer than this is no picture of ours."""
 
+preflight_seconds = 250.0
+"""How long the answer to a preflight may take; the server gives up a little earlier."""
+
 first_pause, longest_pause = 0.1, 2.0
 """Seconds between attempts to reach a stream again: doubled from the first to the longest."""
 
@@ -211,6 +214,33 @@ class Client:
         """Queues the failed and cancelled keyframes of this job again."""
         self._call("POST", f"/v1/jobs/{quote(job_id)}/retry")
 
+    def preflight(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """What a training plan (docs/train.md) would do, and whether it can start ("ok").
+
+        Takes seconds to minutes: the server looks at every picture.
+        """
+        return self._object("POST", "/v1/trainings/preflight", {"plan": plan}, preflight_seconds)
+
+    def train(self, plan: dict[str, Any], client_key: str) -> dict[str, Any]:
+        """Queues a training; the answer has "id", with which `events` follows it.
+
+        Folders in the plan are whole paths on the server's machine. Harmless to repeat: the
+        server knows the training by its client_key.
+        """
+        return self._object("POST", "/v1/trainings", {"client_key": client_key, "plan": plan})
+
+    def training(self, training_id: str) -> dict[str, Any]:
+        """How far a training is, its plan, and the blobs of its validation drawings."""
+        return self._object("GET", f"/v1/trainings/{quote(training_id)}")
+
+    def cancel_training(self, training_id: str) -> None:
+        """Cancels a training, its state saved. Harmless to repeat."""
+        self._call("POST", f"/v1/trainings/{quote(training_id)}/cancel")
+
+    def retry_training(self, training_id: str) -> None:
+        """Queues a failed or cancelled training again, to go on from its last save."""
+        self._call("POST", f"/v1/trainings/{quote(training_id)}/retry")
+
     def blob(self, name: str) -> bytes:
         """The bytes of a blob, checked against their hash."""
         data = self._call("GET", f"/v1/blobs/{quote(name)}").content
@@ -280,17 +310,19 @@ class Client:
             chunks = response.iter_content(chunk_size=size)
             yield from parse_events(takewhile(lambda _: not (stop and stop.is_set()), chunks))
 
-    def _object(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        answer = self._json(method, path, body)
+    def _object(
+        self, method: str, path: str, body: Any = None, timeout: float | None = None
+    ) -> dict[str, Any]:
+        answer = self._json(method, path, body, timeout)
         if not isinstance(answer, dict):
             raise not_ours(self.url)
         return answer
 
-    def _json(self, method: str, path: str, body: Any = None) -> Any:
+    def _json(self, method: str, path: str, body: Any = None, timeout: float | None = None) -> Any:
         """A call with a JSON body (data, or bytes that are JSON already) and a JSON answer."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if data is not None else {}
-        response = self._call(method, path, data=data, headers=headers)
+        response = self._call(method, path, data=data, headers=headers, timeout=timeout)
         try:
             return response.json()
         except ValueError:
@@ -302,6 +334,7 @@ class Client:
         path: str,
         data: bytes | None = None,
         headers: dict[str, str] | None = None,
+        timeout: float | None = None,
     ) -> requests.Response:
         """One call; raises the ClientError that fits.
 
@@ -309,6 +342,7 @@ class Client:
         every call of this API is harmless to repeat.
         """
         url = self.url + path
+        timeout = timeout or self.timeout
         survive_broken_pipes()
         for attempt in (1, 2):
             try:
@@ -317,15 +351,14 @@ class Client:
                     url,
                     data=data,
                     headers=headers,
-                    timeout=self.timeout,
+                    timeout=timeout,
                     allow_redirects=False,
                 )
                 break
             except requests.Timeout as error:
                 log.info("%s %s: %s", method, path, error)
                 raise ServerGone(
-                    f"The Onmodel server at {self.url} did not answer within "
-                    f"{self.timeout:g} seconds.",
+                    f"The Onmodel server at {self.url} did not answer within {timeout:g} seconds.",
                     "It may be overloaded: try again, or restart the server.",
                 ) from None
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
