@@ -79,9 +79,10 @@ class Trainer:
         torch.manual_seed(1)
         self.sizes = sizes
         self.model = _channels_last(Denoiser(sizes, vocabulary))
-        use_regions(self.model.unet, self.model.controlnet)
+        # The fused attention is the faster one in float32, the plain one in bfloat16 on a CPU.
+        use_regions(self.model.unet, self.model.controlnet, plain=fast_bf16())
         self.average = _channels_last(Denoiser(sizes, vocabulary))
-        use_regions(self.average.unet, self.average.controlnet)
+        use_regions(self.average.unet, self.average.controlnet, plain=fast_bf16())
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
         # The last layers of both encoders are not read, as in SDXL; they stay as they are.
