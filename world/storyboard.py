@@ -138,7 +138,7 @@ def _onmodel(scene: bpy.types.Scene, shots: list[ShotPlan], actors: dict[str, Ac
 
     properties.register()
     film = scene.onmodel
-    film.film, film.seed = "park", 7
+    film.film, film.seed, film.prompt = "park", 7, "realistic"
     film.normal.use = True  # the embedded model knows it, and faces gain by it
     shot_rows.sync(scene)
     rows = {row.name: row for row in film.shots}
