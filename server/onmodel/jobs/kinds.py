@@ -3,7 +3,8 @@
 
 Drawings and trainings have tables, leases and runners of their own. What they share is here: a
 turn in one order, a sign of life, and what becomes of work whose worker is gone. A further kind is
-a further member of the tuples in worker.py and serve.py and changes nothing else.
+a further member of the lists in worker.py and serve.py; only the two claims know of each other,
+since each gives nothing away while the other kind is held.
 """
 
 from __future__ import annotations

@@ -262,8 +262,11 @@ def no_training() -> QueueError:
 
 
 def training_data(row: sqlite3.Row) -> dict[str, Any]:
-    """A training's row as the API gives it. saved: the step that a stop now would go on from.
-    seconds_left: of the steps alone, None while it cannot be told."""
+    """A training's row as the API gives it.
+
+    saved: a stop now goes on from this step, or, after a cancel, from the later one it stopped at.
+    seconds_left: of the steps alone, None while it cannot be told.
+    """
     error = None
     if row["error_message"] is not None:
         error = {"message": row["error_message"], "fix": row["error_fix"] or ""}
