@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How well embedders tell held-out people apart, and how like a person its LoRA's drawings are.
 
-The first part is measured on renders of people that nothing was trained on: those of the folder
-ONMODEL_WORLD, else of a training world that is there, else made now (`python -m world.samples`).
-The second part reads what `python -m bench.lora_test` left (ONMODEL_LORA_TEST, else
-~/.cache/onmodel/lora-test); what is missing there is a short figure with the command that makes it.
+Both parts read what `python -m bench.lora_test` left in a folder (ONMODEL_LORA_TEST, else
+~/.cache/onmodel/lora-test). The first is measured on renders of strangers, people that nothing was
+trained on, and makes them where they are missing: each picture against the mean of three references
+of its own person and of 20 others in the same look, all in another set and light. The second is
+about drawings; what is missing there is a short figure with the command that makes it.
 
 An embedder judges LoRAs at a framing only where its AUC on renders is at least .90: elsewhere its
 numbers would say nothing about who is shown. A margin's bar is that its 95 % interval lies above 0.
@@ -16,7 +17,8 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,13 +27,12 @@ import numpy as np
 from PIL import Image
 
 from bench.harness import Figure
-from bench.lora_test import default_folder, sides
+from bench.lora_test import default_folder, looks, sides
 
 Array = np.ndarray
 
-cache = Path.home() / ".cache" / "onmodel"
-first_held_out, renders_wanted = 24576, 240
-least_auc, least_drawings, strangers_wanted, characters_wanted = 0.90, 4, 20, 4
+least_auc, least_trials, least_drawings = 0.90, 20, 4
+strangers_wanted, characters_wanted = 20, 4
 no_data = "make it by python -m bench.lora_test --identity N --look L"
 
 
@@ -43,67 +44,93 @@ def run() -> list[Figure]:
     names = [name for name, lacks in missing.items() if not lacks]
     lacking = "; ".join(f"{name}: {lacks}" for name, lacks in missing.items() if lacks)
     figures = [Figure("identity: embedders measured", float(len(names)), note=lacking)]
+    folder = Path(os.environ.get("ONMODEL_LORA_TEST") or default_folder)
+    make_strangers(folder)
     embedders = [registry.get(name) for name in names]
-    samples = renders()
     known: dict[str, dict[str, float]] = {}
     for embedder in embedders:
-        own, known[embedder.name] = of_renders(embedder, samples)
+        own, known[embedder.name] = of_renders(embedder, folder / "strangers")
         figures += own
-    folder = Path(os.environ.get("ONMODEL_LORA_TEST") or default_folder)
     return figures + of_loras(embedders, known, folder)
 
 
-def renders() -> Path:
-    """A folder with samples of held-out people. Raises CalledProcessError where none can be made.
+def make_strangers(folder: Path) -> None:
+    """Render the strangers that are missing. Raises CalledProcessError where that fails."""
+    there = [len(list((folder / "strangers" / look).glob("*/character.json"))) for look in looks]
+    if min(there) <= strangers_wanted:
+        module = [sys.executable, "-m", "bench.lora_test", "--folder", str(folder)]
+        wanted = ["--strangers", str(strangers_wanted + 1)]
+        subprocess.run([*module, *wanted], check=True, stdout=subprocess.DEVNULL)
 
-    Looked for in ONMODEL_WORLD, then among the training worlds, then made.
-    """
-    places = [Path(os.environ["ONMODEL_WORLD"])] if "ONMODEL_WORLD" in os.environ else []
-    places += sorted((cache / "world").glob("*"), reverse=True)
-    for place in places:
-        held = [p for p in place.glob("[0-9]*.json") if int(p.stem) >= first_held_out]
-        if len(held) >= 150:
-            return place
-    out = cache / "bench-world"
-    span = ["--start", str(first_held_out), "--count", str(renders_wanted)]
-    subprocess.run([sys.executable, "-m", "world.samples", str(out), *span], check=True)
+
+@dataclass
+class Trials:
+    """Cosines of renders to references, by framing. first: probes nearest their own person."""
+
+    genuine: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    impostor: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    first: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+def trials_of(embedder: Any, places: Sequence[Path]) -> Trials:
+    """Each person's test pictures against everybody's references. places: folders of one look."""
+    from onmodel.identity.interface import NoFace
+
+    out = Trials()
+    means = np.stack([reference_mean(embedder, place / "references") for place in places])
+    for own, place in enumerate(places):
+        for shot in sorted((place / "test").iterdir()):
+            told = json.loads((shot / "shot.json").read_text())
+            framing = told["parts"]["framing"]
+            image = np.asarray(Image.open(shot / "picture.png").convert("RGB"))
+            box = tuple(told["face"]) if told["face"] else None
+            found = NoFace("no box", "") if box is None else embedder.embed(image, box, told["yaw"])
+            if isinstance(found, NoFace):
+                out.refused[found.kind] += 1
+                continue
+            cosines = means @ found
+            out.genuine[framing].append(float(cosines[own]))
+            out.impostor[framing] += [float(c) for c in np.delete(cosines, own)]
+            out.first[framing] += int(cosines.argmax()) == own
     return out
 
 
-def of_renders(embedder: Any, samples: Path) -> tuple[list[Figure], dict[str, float]]:
-    """EER and AUC on renders, and the AUC by framing."""
-    from onmodel.identity import evaluate, pack
-    from onmodel.identity.measure import embed_all
+def of_renders(embedder: Any, folder: Path) -> tuple[list[Figure], dict[str, float]]:
+    """EER, AUC and identification on renders of strangers, and the AUC by framing."""
+    from onmodel.identity.calibrate import equal_error
+    from onmodel.identity.report import auc_interval, share
 
-    found = pack.heads_in(samples, pack.held_out)
-    heads, rows, refused = embed_all(embedder, found)
-    trials = evaluate.trials(heads, rows, rows)
-    table = {str(row["trials"]): row for row in evaluate.table(heads, trials)}
-    whole = table["all, within look"]
-    people = len({head.identity for head in heads})
-    note = f"{people} held-out people, {whole['genuine']} genuine trials, {dict(refused)} refused"
-    name = f"identity: {embedder.name}"
-    by_framing = {f: _number(row["auc"]) for f, row in table.items() if f in framings}
-    figures = [
-        Figure(f"{name}, EER on renders", _number(whole["eer"]), note=note),
-        Figure(f"{name}, AUC on renders", _number(whole["auc"])),
+    found = [
+        trials_of(embedder, sorted(p for p in (folder / look).iterdir() if p.is_dir()))
+        for look in looks
     ]
+    genuine = {f: np.array([v for t in found for v in t.genuine[f]]) for f in framings}
+    impostor = {f: np.array([v for t in found for v in t.impostor[f]]) for f in framings}
+    refused = sum((t.refused for t in found), Counter[str]())
+    all_genuine, all_impostor = (np.concatenate(list(x.values())) for x in (genuine, impostor))
+    words = ", ".join(f"{n} {kind}" for kind, n in sorted(refused.items())) or "none"
+    note = f"{len(all_genuine)} genuine, {len(all_impostor)} impostor trials; refused: {words}"
+    name = f"identity: {embedder.name}"
+    figures = [
+        Figure(f"{name}, EER on renders", equal_error(all_genuine, all_impostor)[0], note=note),
+        Figure(f"{name}, AUC on renders", float(auc_interval(all_genuine, all_impostor).value)),
+    ]
+    known: dict[str, float] = {}
     for framing in framings:
-        title = f"{name}, AUC on renders, {framing}"
-        if framing in by_framing:
-            value = by_framing[framing]
-            trial_note = f"{table[framing]['genuine']} genuine trials; {_admitted(value)}"
-            figures.append(Figure(title, value, note=trial_note))
-        else:
-            figures.append(Figure(title, None, note="fewer than 8 genuine trials: no number"))
-    return figures, by_framing
+        title, count = f"{name}, AUC on renders, {framing}", len(genuine[framing])
+        if count < least_trials:
+            figures.append(Figure(title, float(count), "faces", note="too few: judges no LoRA"))
+            continue
+        area = auc_interval(genuine[framing], impostor[framing])
+        known[framing] = area.value
+        first = share(sum(t.first[framing] for t in found), count)
+        note = f"{area}, {count} faces; rank 1 {first}; {_admitted(area.value)}"
+        figures.append(Figure(title, area.value, note=note))
+    return figures, known
 
 
 framings = ("close-up", "portrait", "medium shot", "three-quarter shot", "full body shot")
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def _admitted(auc: float | None) -> str:
@@ -243,7 +270,7 @@ def identification(embedder: Any, characters: list[Character], folder: Path) -> 
         ]
         if len(strangers) < strangers_wanted:
             why = f"{len(strangers)} strangers in look {look}: python -m bench.lora_test"
-            return Figure(name, None, "", 0.90, ">=", f"{why} --strangers {strangers_wanted}")
+            return Figure(name, None, "", 0.90, ">=", f"{why} --strangers {strangers_wanted + 1}")
         for one in (c for c in characters if c.look == look):
             for shot, framing in one.framing.items():
                 face = one.embedded["with"][shot]

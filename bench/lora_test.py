@@ -2,7 +2,7 @@
 """What a LoRA does for one held-out character: data, training and drawings for `bench.identity`.
 
     python -m bench.lora_test --identity 4100 --look realistic [--steps 400]
-    python -m bench.lora_test --strangers 20
+    python -m bench.lora_test --strangers 21
 
 The first makes, under ~/.cache/onmodel/lora-test (--folder) in a folder of the character's own:
 
@@ -17,9 +17,9 @@ described/     no LoRA either, all traits in words: what a prompt alone can do
 shots.json     framing, set, and the stand-in's head box and turn for each drawing
 about.json     who it is, and the training's seconds of CPU
 
-What is there already is kept: a run that was stopped goes on. The second renders references of that
-many strangers in each look, in the same set, pose and light as the character's own, for
-identification.
+What is there already is kept: a run that was stopped goes on. The second renders, under strangers,
+that many other held-out people in each look: references in the same set, pose and light as the
+character's own, for identification, and `stranger_mix` pictures by which embedders are measured.
 """
 
 from __future__ import annotations
@@ -49,6 +49,14 @@ trigger = "zanna"
 sides = ("with", "without", "described")
 looks = ("realistic", "animated")
 first_stranger = 4500
+stranger_mix = {
+    "close-up": 2,
+    "portrait": 3,
+    "medium shot": 2,
+    "three-quarter shot": 2,
+    "full body shot": 2,
+}
+"""Framings of the pictures of each stranger."""
 map_kinds = ("pose", "depth", "normal")
 
 
@@ -75,7 +83,9 @@ def make_data(out: Path, identity: int, look: str, count: int) -> None:
 
 def _call(module: str, *arguments: str) -> None:
     """A module's command line in a process of its own. Raises CalledProcessError."""
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    # Blender writes a line for every render.
+    quiet = subprocess.DEVNULL if module.startswith("world") else None
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=quiet)
 
 
 def train(out: Path, name: str, noun: str, settings: Sequence[str]) -> float:
@@ -150,7 +160,8 @@ def draw(out: Path, name: str, pictures: int | None, steps: int | None) -> None:
 
 
 def make_strangers(folder: Path, count: int) -> None:
-    """References of `count` strangers in each look: folder/strangers/LOOK/IDENTITY/references."""
+    """References and test pictures of `count` strangers in each look, as `world.characters` makes
+    them: folder/strangers/LOOK/IDENTITY."""
     from world import characters
     from world.studio import Studio
 
@@ -159,7 +170,7 @@ def make_strangers(folder: Path, count: int) -> None:
         for identity in range(first_stranger, first_stranger + count):
             out = folder / "strangers" / look / str(identity)
             if not (out / "character.json").is_file():
-                characters.make(out, studio, identity, look, 0, {})
+                characters.make(out, studio, identity, look, 0, stranger_mix)
 
 
 def main(argv: list[str]) -> int:
@@ -183,9 +194,13 @@ def main(argv: list[str]) -> int:
         parser.error("name a character by --identity and --look, or ask for --strangers")
     name = f"{options.look}-{options.identity}"
     out = options.folder / name
-    make_data(out, options.identity, options.look, options.count)
-    about = json.loads((out / "data" / "character.json").read_text())
-    seconds = train(out, name, about["noun"], options.set)
+    try:
+        make_data(out, options.identity, options.look, options.count)
+        about = json.loads((out / "data" / "character.json").read_text())
+        seconds = train(out, name, about["noun"], options.set)
+    except subprocess.CalledProcessError as error:
+        log.error("%s: %s ended with %d, see above.", name, error.cmd[2], error.returncode)
+        return 1
     draw(out, name, options.pictures, options.draw_steps)
     told = {"identity": options.identity, "look": options.look, "cpu_seconds": round(seconds, 1)}
     (out / "about.json").write_text(json.dumps(told))
