@@ -206,7 +206,7 @@ def _embedded(embedder: Any, folder: Path, rows: list[dict[str, Any]]) -> dict[s
     out: dict[str, Array | None] = {}
     for row in rows:
         image = np.asarray(Image.open(folder / f"{row['shot']}.png").convert("RGB"))
-        found = embedder.embed(image, tuple(row["box"]), row["yaw"])
+        found = embedder.embed(image, tuple(row["box"]), row["yaw"]) if row["box"] else None
         out[row["shot"]] = None if isinstance(found, NoFace) else found
     return out
 

@@ -132,17 +132,14 @@ def read_maps(shot: Path) -> dict[str, Array]:
 
 def draw(out: Path, name: str, pictures: int | None, steps: int | None) -> None:
     """Draw the test shots in each way, and write shots.json. steps: None, the model's own."""
-    from onmodel.identity.interface import box_from_pose
-
     artist = painter.Painter(out)
     shots = sorted((out / "data" / "test").iterdir())[:pictures]
     rows = []
     for shot in shots:
         told = json.loads((shot / "shot.json").read_text())
         parts = told["parts"]
-        box = [round(v, 1) for v in box_from_pose(told["standin_pose"])]
         kept = {k: parts[k] for k in ("framing", "set")}
-        rows.append({"shot": shot.name, "box": box, "yaw": told["yaw"], **kept})
+        rows.append({"shot": shot.name, "box": told["standin_face"], "yaw": told["yaw"], **kept})
     for side in sides:
         (out / side).mkdir(exist_ok=True)
         adapters = artist.use([name] if side == "with" else [])

@@ -12,7 +12,8 @@ OUT/references/01.png to 03.png, 01.json: portraits, neutral, facing the camera,
     light that no training picture has (`reference_set`, `reference_light`), and their boxes.
 OUT/test/0001/picture.png: another picture, of another seed; pose.png, depth.png, normal.png: its
     maps with a stand-in of nobody's face in the person's place, by the add-on's own functions;
-    mask.png: the stand-in; shot.json: what the picture shows, and `standin_pose`.
+    mask.png: the stand-in; shot.json: what the picture shows, and the
+    stand-in's head.
 OUT/character.json: the identity, its traits in words, the arguments.
 
 A caption is `noun, traits, expression, view, framing, set, look`. For a trigger word's caption put
@@ -180,8 +181,8 @@ def make(
         folder.mkdir(exist_ok=True)
         _save(folder / "picture.png", arrays["rgb"])
         _write_maps(folder, arrays, description)
-        pose = {"standin_pose": description["people"][0]["standin_pose"]}
-        (folder / "shot.json").write_text(json.dumps(_said(description) | pose, indent=1))
+        double = {"standin_face": description["people"][0]["standin_face"]}
+        (folder / "shot.json").write_text(json.dumps(_said(description) | double, indent=1))
     about = {
         "identity": people.to_data(who),
         "noun": people.noun(who),

@@ -11,8 +11,9 @@ add-on's normal map; `part` (H, W) uint8, index of `people.regions`. `standin_di
 `standin_person`, `standin_normal` show one generic stand-in in each person's place, in the same
 pose before the same camera. OUT/NNNNNN.json holds the shot's words (framing, set, look) and per
 person: caption; pose and standin_pose; head, face: boxes [x0, y0, x1, y1] px, or null, of the head
-with all hair and without what hangs; yaw, pitch: degrees the head is turned from the camera, 0 =
-looks into it, yaw > 0 towards the picture's right edge, pitch > 0 up.
+with all hair and without what hangs; standin_face: box of the stand-in's head; yaw, pitch: degrees
+the head is turned from the camera, 0 = looks into it, yaw > 0 towards the picture's right edge,
+pitch > 0 up.
 """
 
 from __future__ import annotations
@@ -117,7 +118,8 @@ def _described(
     """What the JSON says of one person. double: the stand-in, plain: the maps that show it."""
     yaw, pitch = head_turn(actor, lens)
     words = (people.noun(actor.who), people.description(actor.who), actor.expression)
-    boxes = [None if b is None else _clipped(b, lens.size) for b in head_boxes(actor, lens)]
+    found = (*head_boxes(actor, lens), head_boxes(double, lens)[1])
+    boxes = [None if b is None else _clipped(b, lens.size) for b in found]
     return {
         "identity": actor.who.seed,
         "caption": ", ".join([*words, view(yaw)]),
@@ -125,6 +127,7 @@ def _described(
         "distance": round(float(np.linalg.norm(bone(actor, "Head") - lens.position)), 3),
         "head": boxes[0],
         "face": boxes[1],
+        "standin_face": boxes[2],
         "yaw": round(yaw, 1),
         "pitch": round(pitch, 1),
         "pose": pose_points(actor, index, lens, maps.depth, maps.owner),
