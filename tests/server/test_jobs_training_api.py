@@ -253,3 +253,22 @@ def test_openapi_states_the_whole_plan(server: RunningServer) -> None:
     assert stated["additionalProperties"] is False
     for path in ("", "/preflight", "/{training}", "/{training}/events", "/{training}/retry"):
         assert f"/v1/trainings{path}" in api["paths"]
+
+
+def test_a_killed_server_goes_on_at_its_next_start(tmp_path: Path) -> None:
+    (tmp_path / "home" / "mira").mkdir(parents=True)
+    arguments = ["--trainer", "tests.support.fake_trainer:FakeTrainer"]
+    arguments += ["--train-root", str(tmp_path / "home")]
+    knobs = {"FAKE_TRAIN_GATE": str(tmp_path / "gate"), "FAKE_TRAIN_STEP": "4"}
+    with RunningServer(tmp_path, knobs, arguments) as server:
+        asked = request(plan(tmp_path))
+        made = post(server, "/v1/trainings", asked).json()["id"]
+        wait_for((tmp_path / "gate.waits").exists, "the training did not come to its gate")
+        server.kill()
+        (tmp_path / "gate").touch()
+        server.start()
+        assert post(server, "/v1/trainings", asked).json()["id"] == made
+        with server.client() as client:
+            assert list(client.events(made))[-2]["type"] == "done"
+    starts = (tmp_path / "data" / "trainings" / made / "starts.txt").read_text().split()
+    assert starts == ["0", "2"]
