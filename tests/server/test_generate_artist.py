@@ -68,6 +68,14 @@ def test_a_seed_is_a_picture(artist, blobs):
     assert np.abs(pixels(first) - pixels(other)).mean() > 2
 
 
+def test_released_for_a_training_it_draws_the_same_again(artist, blobs):
+    first = draw(artist, blobs, make_request(blobs))["0"]
+    artist.release()
+    assert artist._loaded is None
+    artist.release()
+    assert np.array_equal(pixels(first), pixels(draw(artist, blobs, make_request(blobs))["0"]))
+
+
 @pytest.mark.parametrize("preset", ["default", "euler-ancestral", "dpmpp-sde", "lcm"])
 def test_alone_or_in_a_batch_it_is_the_same_picture(artist, blobs, latents, preset):
     """Also for schedulers that add noise at every step, and for different casts in one batch."""
