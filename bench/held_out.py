@@ -79,7 +79,7 @@ def load(count: int | None = None, file: Path = archive) -> list[Sample]:
         numbers = json.loads(packed.read("order.json"))
         for number in numbers[:count]:
             arrays = {
-                name: np.asarray(Image.open(io.BytesIO(packed.read(f"{number:06d}/{path}"))))
+                name: np.array(Image.open(io.BytesIO(packed.read(f"{number:06d}/{path}"))))
                 for name, path in _files.items()
             }
             told = json.loads(packed.read(f"{number:06d}/told.json"))
