@@ -93,7 +93,7 @@ def choose(told: Sequence[dict[str, Any]], count: int) -> list[int]:
     Any beginning of the list is about as balanced as the whole.
     """
     seen: Counter[tuple[str, ...]] = Counter()
-    left, out = list(range(len(told))), []
+    left, out = list(range(len(told))), list[int]()
 
     def keys(one: dict[str, Any]) -> list[tuple[tuple[str, ...], float]]:
         people = str(min(2, len(one["people"])))

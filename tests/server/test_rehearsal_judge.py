@@ -104,6 +104,25 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert again.take(rgb, part) == first.take(rgb, part)
 
 
+def test_pack_follows_its_samples(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        rgb = np.full((64, 64, 3), number, np.uint8)
+        grey = np.zeros((64, 64), np.uint8)
+        np.savez(tmp_path / f"{number:06d}.npz", rgb=rgb, part=grey, person=grey)
+        told = {"number": number, "people": [{"caption": "man", "pose": {}, "standin_pose": {}}]}
+        (tmp_path / f"{number:06d}.json").write_text(json.dumps(told))
+
+    write(3)
+    made = pack.load_or_make(tmp_path, tmp_path / "judge")
+    assert made.rgb.shape == (1, 128, 128, 3)
+    assert not made.kept.any()
+    write(pack.held_out)
+    again = pack.load_or_make(tmp_path, tmp_path / "judge")
+    assert again.number.tolist() == [3, pack.held_out]
+    assert again.kept.tolist() == [False, True]
+    assert again.told == pack.load_or_make(tmp_path, tmp_path / "judge").told
+
+
 def test_held_out_set_is_balanced() -> None:
     told = [s.told for s in held_out.load()]
     assert {(t["set"], t["look"]) for t in told} == {
@@ -211,6 +230,27 @@ def test_lora_figures(results: Path) -> None:
     rank = found["LoRA: brightness, rank 1 among 20 strangers, portrait"]
     assert rank.value == pytest.approx(10 / 12)
     assert "2 without a face count" in rank.note
+
+
+def test_embedders_are_measured_on_renders(tmp_path: Path) -> None:
+    for look in looks.looks:
+        for person in range(12):
+            place = tmp_path / look / str(4500 + person)
+            write_grey(place / "references" / "01.png", 20 + 20 * person)
+            for shot, value in enumerate(
+                (21 + 20 * person, 0 if person == 11 else 22 + 20 * person)
+            ):
+                write_grey(place / "test" / str(shot) / "picture.png", value)
+                told = {"face": [2, 2, 14, 14], "yaw": 0, "parts": {"framing": "portrait"}}
+                (place / "test" / str(shot) / "shot.json").write_text(json.dumps(told))
+    figures, known = identity.of_renders(BrightnessFaces(), tmp_path)
+    found = {f.name: f for f in figures}
+    assert found["identity: brightness, EER on renders"].value == pytest.approx(0)
+    assert known == {"portrait": pytest.approx(1.0)}
+    portrait = found["identity: brightness, AUC on renders, portrait"]
+    assert "46 faces; rank 1 1.000" in portrait.note
+    assert "refused: 2 small" in found["identity: brightness, EER on renders"].note
+    assert "too few" in found["identity: brightness, AUC on renders, close-up"].note
 
 
 def test_weak_embedders_do_not_judge(results: Path) -> None:

@@ -301,7 +301,7 @@ def train(data: Pack, file: Path = folder / "attributes.safetensors") -> dict[st
     kept = data.kept
     learnt = _gather(data, np.flatnonzero(~kept), None)
     learnt += _gather(data, np.flatnonzero(~kept), 1)
-    state = {}
+    state: dict[str, torch.Tensor] = {}
     for name, words in _rules.items():
         net = _fit([f for f in learnt if _rule_of(f.kind) == name], words)
         state |= {f"{name}.{k}": v.contiguous() for k, v in net.state_dict().items()}

@@ -70,3 +70,13 @@ def load(folder: Path) -> Pack:
     told = json.loads((folder / "pack.json").read_text())
     with np.load(folder / "pack.npz") as arrays:
         return Pack(told=told, **{name: arrays[name] for name in arrays})
+
+
+def load_or_make(samples: Path, folder: Path) -> Pack:
+    """The pack of a folder of samples, made anew where it lacks some of them."""
+    numbers = sorted(int(p.stem) for p in samples.glob("[0-9]*.json"))
+    if (folder / "pack.json").is_file():
+        packed = load(folder)
+        if packed.number.tolist() == numbers:
+            return packed
+    return make(samples, folder)

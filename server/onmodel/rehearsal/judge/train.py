@@ -225,10 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def from_options(options: argparse.Namespace) -> int:
     """Run `rehearsal judge` as the options ask; prints what the judge is worth on renders."""
     folder = options.folder / "judge"
-    try:
-        data = pack.load(folder)
-    except FileNotFoundError:
-        data = pack.make(options.samples, folder)
+    data = pack.load_or_make(options.samples, folder)
     kept = data.kept
     if not options.rules_only:
         training = Training(folder / "state.pt", options.minutes * 60)
