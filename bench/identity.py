@@ -128,9 +128,9 @@ def of_renders(embedder: Any, folder: Path) -> tuple[list[Figure], dict[str, flo
         note = f"{area}, {count} faces; rank 1 {first}; {_admitted(area.value)}"
         figures.append(Figure(title, area.value, note=note))
         if framing == "portrait":
-            # No drawing can be told apart better than the renders that it is compared with.
+            # Beside the bar of drawings: what the true pictures of these people reach.
             title = f"{name}, rank 1 among 20 strangers, portrait renders"
-            figures.append(Figure(title, first.value, note=f"{first}: the most a LoRA can reach"))
+            figures.append(Figure(title, first.value, note=f"{first}: what true pictures reach"))
     return figures, known
 
 
