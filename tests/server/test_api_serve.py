@@ -165,6 +165,15 @@ def test_a_new_session_has_a_new_token(tmp_path: Path) -> None:
             Client(server.ready["url"], old).info()
 
 
+def test_a_made_token_can_follow_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from onmodel.api.serve import ServeOptions, check_options
+
+    # What urlsafe tokens are made of; these bytes would begin with a dash there.
+    monkeypatch.setattr("secrets.token_bytes", lambda count: b"\xfb" * count)
+    token = check_options(ServeOptions(data=tmp_path))
+    assert len(token) == 64 and not token.startswith("-")
+
+
 def test_other_machines_need_an_explicit_token_and_name(tmp_path: Path) -> None:
     refused = onmodel("serve", "--data", str(tmp_path), "--host", "0.0.0.0")
     assert refused.returncode == 2 and "--token" in refused.stderr and "SSH" in refused.stderr

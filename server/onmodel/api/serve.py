@@ -147,7 +147,8 @@ def check_options(options: ServeOptions) -> str:
             "Give it a --token of your own and an --allow-host with each name or address that "
             "people will use for it; better, leave it on 127.0.0.1 and use an SSH tunnel.",
         )
-    token = options.token or secrets.token_urlsafe(32)
+    # Hexadecimal: a token that begins with a dash reads as an option on a command line.
+    token = options.token or secrets.token_hex(32)
     if len(token) < min_token or not token.isascii() or not token.isprintable() or " " in token:
         raise ServeError(
             exit_usage,
