@@ -263,3 +263,14 @@ def test_measuring_leaves_nothing_behind(home, whole):
     assert found.steps == 3
     assert found.seconds_per_step > 0
     assert found.peak_bytes > 10_000_000
+
+
+def test_a_folder_that_happens_to_be_called_like_a_model_is_not_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onmodel.train.plan import BasePlan
+
+    (tmp_path / "rehearsal").mkdir()
+    monkeypatch.chdir(tmp_path)
+    entry = engine.find_entry(BasePlan(model="rehearsal"))
+    assert entry.found.path != tmp_path / "rehearsal" and entry.name == "rehearsal"

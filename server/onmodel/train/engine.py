@@ -27,6 +27,7 @@ from onmodel.models.registry import ModelEntry, Registry
 from onmodel.train import dataset, family, record, validation
 from onmodel.train.buckets import Order
 from onmodel.train.cache import Cache
+from onmodel.train.estimates import model_path
 from onmodel.train.folder import RunFolder
 from onmodel.train.plan import BasePlan, TrainingPlan, check
 from onmodel.train.preflight import Measurement
@@ -67,8 +68,8 @@ def never() -> bool:
 
 def find_entry(base: BasePlan) -> ModelEntry:
     """The model that a plan names: of the registry, or a path. Raises ModelError."""
-    path = Path(base.model).expanduser()
-    if not path.exists():
+    path = model_path(base)
+    if path is None:
         return Registry().find(base.model)
     registry = Registry(extra=[path.resolve().parent])
     for entry in registry.models():
