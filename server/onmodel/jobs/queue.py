@@ -72,6 +72,25 @@ class Change:
     reused: bool = False
 
 
+def submitted(connection: sqlite3.Connection, client_key: str, digest: str) -> str | None:
+    """The job, of whatever kind, that was submitted under this client_key; None if none was.
+
+    Raises QueueError "client_key_taken" where that one differs.
+    """
+    known = connection.execute(
+        "SELECT id, digest FROM job WHERE client_key = ?", (client_key,)
+    ).fetchone()
+    if known is None:
+        return None
+    if known["digest"] != digest:
+        raise QueueError(
+            "client_key_taken",
+            "Something else was already submitted under this client_key.",
+            "Give each new job a client_key of its own.",
+        )
+    return str(known["id"])
+
+
 def no_job() -> QueueError:
     """The error for an id that no job has."""
     return QueueError(
@@ -130,17 +149,9 @@ class Queue:
         """
         now = time.time()
         with self.database.write(durable=True) as connection:
-            known = connection.execute(
-                "SELECT id, digest FROM job WHERE client_key = ?", (new.client_key,)
-            ).fetchone()
+            known = submitted(connection, new.client_key, new.digest)
             if known is not None:
-                if known["digest"] != new.digest:
-                    raise QueueError(
-                        "client_key_taken",
-                        "A different job was already submitted under this client_key.",
-                        "Give each new job a client_key of its own.",
-                    )
-                return self._receipt(connection, known["id"]), False
+                return self._receipt(connection, known), False
             job = uuid.uuid4().hex
             connection.execute(
                 "INSERT INTO job (id, client_key, digest, title, priority, created)"

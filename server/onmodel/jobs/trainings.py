@@ -26,7 +26,7 @@ from typing import Any
 
 from onmodel.jobs.database import Database
 from onmodel.jobs.events import add_event, final_states
-from onmodel.jobs.queue import QueueError
+from onmodel.jobs.queue import QueueError, submitted
 
 log = logging.getLogger(__name__)
 
@@ -94,17 +94,9 @@ class Trainings:
         """
         now = time.time()
         with self.database.write(durable=True) as connection:
-            known = connection.execute(
-                "SELECT id, digest FROM job WHERE client_key = ?", (new.client_key,)
-            ).fetchone()
+            known = submitted(connection, new.client_key, new.digest)
             if known is not None:
-                if known["digest"] != new.digest:
-                    raise QueueError(
-                        "client_key_taken",
-                        "Something else was already submitted under this client_key.",
-                        "Give each new training a client_key of its own.",
-                    )
-                return self._receipt(connection, known["id"]), False
+                return self._receipt(connection, known), False
             self._check_name(connection, new.name, taken)
             job = uuid.uuid4().hex
             connection.execute(
