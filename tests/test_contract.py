@@ -122,6 +122,7 @@ def full_request() -> contract.KeyframeRequest:
         loras=[contract.Lora("ink")],
         maps=[contract.MapImage(kind, sha, 0.7, 0.1, 0.9) for kind in contract.map_kinds],
         characters=[ana],
+        face_pass=contract.FacePass(False, 0.7, 0.3, 768, 30.0, 0.5, 90.0, 0.1, False),
     )
 
 
@@ -133,6 +134,22 @@ def test_a_full_request_goes_both_ways_unchanged() -> None:
     assert contract.from_data(contract.KeyframeRequest, json.loads(there)) == full_request()
     assert schemas.digest(model.model_dump(mode="json")) == full_request().key()
     assert model.blobs() == full_request().blobs()
+
+
+def test_a_request_of_version_1_is_read_as_it_was_drawn() -> None:
+    """Requests in sidecars, queues and older add-ons know no face pass: they were drawn without."""
+    old = contract.to_data(full_request())
+    del old["face_pass"]
+    old["version"] = 1
+    ours = contract.from_data(contract.KeyframeRequest, old)
+    assert not ours.face_pass.enabled and ours.version == contract.request_version
+    assert (ours.seed, ours.characters) == (full_request().seed, full_request().characters)
+    theirs = schemas.KeyframeRequest.model_validate(old)
+    assert schemas.digest(theirs.model_dump(mode="json")) == ours.key()
+    assert "face_pass" not in old
+    # What names a face pass is no request of version 1.
+    with pytest.raises(ValidationError, match="version"):
+        schemas.KeyframeRequest.model_validate({**old, "face_pass": {}})
 
 
 def test_whole_numbers_for_floats_give_the_same_key() -> None:
@@ -181,6 +198,12 @@ def test_a_job_goes_both_ways_unchanged() -> None:
         (("characters", 0, "references"), ["x"]),
         (("sampling", "steps"), 0),
         (("take",), 0),
+        (("face_pass", "first"), 0.0),
+        (("face_pass", "second"), 1.01),
+        (("face_pass", "size"), 63),
+        (("face_pass", "max_yaw"), 181.0),
+        (("face_pass", "enabled"), 1),
+        (("version",), 3),
     ],
 )
 def test_out_of_range_is_refused(path: tuple[Any, ...], value: Any) -> None:
@@ -217,6 +240,7 @@ def test_openapi_states_the_contract(tmp_path: Path) -> None:
 
 def test_versions_agree() -> None:
     assert schemas.request_version == contract.request_version
+    assert max(schemas.request_versions) == schemas.request_version
     from onmodel.api.routes import api_version
 
     assert api_version == client.api_version

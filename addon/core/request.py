@@ -21,8 +21,11 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-request_version = 1
-"""Raised when the meaning or the shape of KeyframeRequest changes."""
+request_version = 2
+"""Raised when the meaning or the shape of KeyframeRequest changes; `upgraded` reads older ones.
+
+1: the first. 2: with a face pass.
+"""
 
 map_kinds = ("pose", "depth", "normal", "lineart")
 keypoint_states = ("visible", "hidden", "outside", "behind")
@@ -178,6 +181,32 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class FacePass:
+    """Heads drawn again, large, each with its own character's prompt and LoRAs; see docs/faces.md.
+
+    first: denoise strength of the sampler that changes the head's mask only, above 0, to 1.
+    second: of the one that then goes over the whole square, 0..1; 0 leaves it out.
+    size: side of the square that is worked on, in the model's pixels; None takes the model's own.
+    min_height: canvas pixels of the head box below which a head is left as it is.
+    min_visible: the least share of the head that nothing covers, 0..1.
+    max_yaw: degrees from facing the camera, 0..180, beyond which no face is seen.
+    feather: the soft edge of the mask, as a share of the head's height, 0..0.5.
+    keep_if_better: a repaired head that scores lower against the character's references than the
+        one before it is not kept.
+    """
+
+    enabled: bool = True
+    first: float = 0.6
+    second: float = 0.4
+    size: int | None = None
+    min_height: float = 24.0
+    min_visible: float = 0.25
+    max_yaw: float = 100.0
+    feather: float = 0.04
+    keep_if_better: bool = True
+
+
+@dataclass(frozen=True)
 class KeyframeRequest:
     """Everything about one keyframe. Two equal requests are one drawing.
 
@@ -203,6 +232,7 @@ class KeyframeRequest:
     loras: list[Lora] = field(default_factory=list)
     maps: list[MapImage] = field(default_factory=list)
     characters: list[Character] = field(default_factory=list)
+    face_pass: FacePass = field(default_factory=FacePass)
     version: int = request_version
 
     def blobs(self) -> set[str]:
@@ -246,8 +276,16 @@ def dumps(value: Any) -> str:
     return json.dumps(to_data(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+def upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A keyframe's request of an older version as one of this version that draws the same."""
+    if data.get("version") == 1 and "face_pass" not in data:
+        off = to_data(FacePass(enabled=False))
+        return {**data, "face_pass": off, "version": 2}
+    return data
+
+
 def from_data(cls: type[T], data: Any, where: str = "request") -> T:
-    """Plain JSON data to the dataclass `cls`.
+    """Plain JSON data to the dataclass `cls`; requests of older versions are upgraded.
 
     Raises RequestError, which names the place, for a missing or unknown field or a wrong type.
     """
@@ -278,6 +316,8 @@ def _read(kind: Any, data: Any, where: str) -> Any:
 def _read_dataclass(kind: Any, data: Any, where: str) -> Any:
     if not isinstance(data, dict):
         raise RequestError(f"{where} must be an object, not {type(data).__name__}.")
+    if kind is KeyframeRequest:
+        data = upgraded(data)
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(data) - set(fields))

@@ -52,7 +52,7 @@ class FakeServer:
             "product": "onmodel",
             "version": "0.1.0",
             "api": 1,
-            "request_versions": [1],
+            "request_versions": [1, 2],
             "device": "none",
             "models": [
                 {

@@ -75,9 +75,9 @@ def test_handshake_gives_the_models(client):
     ("change", "who"),
     [
         ({"api": 2}, "Update the Onmodel add-on"),
-        ({"request_versions": [2, 3]}, "Update the Onmodel add-on"),
+        ({"request_versions": [3, 4]}, "Update the Onmodel add-on"),
         ({"api": 0}, "Update the Onmodel server"),
-        ({"request_versions": [0]}, "Update the Onmodel server"),
+        ({"request_versions": [1]}, "Update the Onmodel server"),
     ],
 )
 def test_a_wrong_version_says_who_must_update(server, client, change, who):

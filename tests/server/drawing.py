@@ -13,6 +13,7 @@ from onmodel.jobs.artist import Drawn, Task
 from onmodel.models.registry import Registry
 from PIL import Image
 
+from addon.core.request import FacePass, to_data
 from bench.random_model import build
 
 
@@ -112,7 +113,8 @@ def make_request(blobs: Blobs, **changes) -> dict:
             character("Ann", "woman", "red coat", right),
             character("Bob", "man", "angry", left),
         ],
-        "version": 1,
+        "face_pass": to_data(FacePass()),
+        "version": 2,
     } | changes
 
 

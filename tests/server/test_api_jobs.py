@@ -40,7 +40,7 @@ def post(server: RunningServer, path: str, body: Any = None) -> requests.Respons
 
 def test_info_is_the_handshake(client: Client) -> None:
     info = client.info()
-    assert (info["product"], info["api"], info["request_versions"]) == ("onmodel", 1, [1])
+    assert (info["product"], info["api"], info["request_versions"]) == ("onmodel", 1, [1, 2])
     assert info["models"][0]["name"] == "rehearsal"
     wait_for(lambda: client.info()["device"] == "fake", "the device was never told")
 

@@ -122,7 +122,7 @@ def invalid(error: RequestValidationError) -> JSONResponse:
         return answer(
             409,
             "wrong_version",
-            f"This server draws requests of version {schemas.request_version}; "
+            f"This server draws requests up to version {schemas.request_version}; "
             "the add-on sent another.",
             "Update the add-on and the server to the same release.",
         )

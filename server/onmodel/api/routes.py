@@ -76,7 +76,7 @@ async def info(request: Request) -> dict[str, Any]:
         "product": "onmodel",
         "version": version,
         "api": api_version,
-        "request_versions": [schemas.request_version],
+        "request_versions": list(schemas.request_versions),
         "device": told["device"],
         "models": told["models"] or [],
         "loras": told["loras"],

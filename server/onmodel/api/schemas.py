@@ -24,7 +24,9 @@ from pydantic import (
 
 from onmodel.train.plan import TrainingPlan
 
-request_version: Literal[1] = 1
+request_version: Literal[2] = 2
+request_versions = (1, 2)
+"""What is understood: a request of version 1 is drawn as version 2 without a face pass."""
 max_canvas = 4096
 max_frame_size = 16384
 max_keyframes = 2000
@@ -196,6 +198,20 @@ class Sampling(Model):
     guidance: float | None = Field(default=None, ge=0, le=50)
 
 
+class FacePass(Model):
+    """Heads drawn again, large, each with its own character's prompt and LoRAs; docs/faces.md."""
+
+    enabled: bool = True
+    first: float = Field(default=0.6, gt=0, le=1)
+    second: float = Field(default=0.4, ge=0, le=1)
+    size: int | None = Field(default=None, ge=64, le=max_canvas)
+    min_height: float = Field(default=24.0, ge=0, le=max_canvas)
+    min_visible: Share = 0.25
+    max_yaw: float = Field(default=100.0, ge=0, le=180)
+    feather: float = Field(default=0.04, ge=0, le=0.5)
+    keep_if_better: bool = True
+
+
 class KeyframeRequest(Model):
     """Everything about one keyframe. Two equal requests are one drawing."""
 
@@ -215,7 +231,16 @@ class KeyframeRequest(Model):
     loras: Loras = []
     maps: list[MapImage] = Field(default=[], max_length=8)
     characters: list[Character] = Field(default=[], max_length=32)
-    version: Literal[1] = request_version
+    face_pass: FacePass = FacePass()
+    version: Literal[2] = request_version
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, data: Any) -> Any:
+        """As `upgraded` of addon/core/request.py."""
+        if isinstance(data, dict) and data.get("version") == 1 and "face_pass" not in data:
+            return {**data, "face_pass": {"enabled": False}, "version": 2}
+        return data
 
     @model_validator(mode="after")
     def _no_twins(self) -> Self:
