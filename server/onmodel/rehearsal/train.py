@@ -25,6 +25,7 @@ from onmodel.generate.regions import use_regions
 from onmodel.rehearsal import data
 from onmodel.rehearsal.architecture import Denoiser, Sizes, make_tokenizer, make_vae
 from onmodel.rehearsal.latents import PatchBasis
+from onmodel.rehearsal.muon import Muon
 from onmodel.rehearsal.sampling import (
     Decode,
     Noise,
@@ -87,9 +88,7 @@ class Trainer:
         self.average.requires_grad_(False).eval()
         # The last layers of both encoders are not read, as in SDXL; they stay as they are.
         self.used = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.used, 1e-3, betas=(0.9, 0.98), weight_decay=0.01, foreach=True
-        )
+        self.optimizers = _optimizers(self.model)
         self.tokens = Tokens(make_tokenizer())
         self.noise = Noise()
         self.step = 0
@@ -98,14 +97,16 @@ class Trainer:
     def train_step(self, plan: Plan, shards: list[data.Shard]) -> float:
         """One step on random samples of `shards`; returns the loss."""
         rng = torch.Generator().manual_seed(self.step)
-        for group in self.optimizer.param_groups:
+        for group in (g for o in self.optimizers for g in o.param_groups):
             group["lr"] = plan.rate_at(self.step)
         size = plan.batches[0 if plan.scale_at(self.step) == 2 else 1]
         loss = training_loss(self.model, shards, size, self.tokens, self.noise, rng)
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(self.used, 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         self.seen += size
         if self.step % _average_every == 0:
@@ -124,7 +125,7 @@ class Trainer:
             "vocabulary": self.model.tokens,
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self.step,
             "seen": self.seen,
         }
@@ -138,7 +139,11 @@ class Trainer:
         out = cls(Sizes(**state["sizes"]), state["vocabulary"])
         out.model.load_state_dict(state["model"])
         out.average.load_state_dict(state["average"])
-        out.optimizer.load_state_dict(state["optimizer"])
+        if "optimizers" in state:
+            for optimizer, kept in zip(out.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+        else:
+            log.warning("%s was trained by another optimizer; ours starts afresh.", path)
         out.step, out.seen = state["step"], state["seen"]
         return out
 
@@ -154,21 +159,39 @@ class Trainer:
             for name, value in mine.state_dict().items():
                 state[name] = _rows(name, value, state[name], place)
             theirs.load_state_dict(state)
-        names = [name for name, _ in self.model.named_parameters()]
-        kept = copy.deepcopy(self.optimizer.state_dict())
+        # Tables of words are AdamW's, the second optimizer.
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        adam = self.optimizers[1]
+        owned = [names[id(p)] for p in adam.param_groups[0]["params"]]
+        kept = copy.deepcopy(adam.state_dict())
         for number, values in kept["state"].items():
             rows = len(out.model.tokens)
             for key, value in values.items():
-                if value.ndim == 2 and names[number].endswith(_table):
+                if value.ndim == 2 and owned[number].endswith(_table):
                     empty = value.new_zeros(rows, value.shape[1])
-                    values[key] = _rows(names[number], value, empty, place)
-        out.optimizer.load_state_dict(kept)
+                    values[key] = _rows(owned[number], value, empty, place)
+        out.optimizers[1].load_state_dict(kept)
+        out.optimizers[0].load_state_dict(copy.deepcopy(self.optimizers[0].state_dict()))
         out.step, out.seen = self.step, self.seen
         log.info("%d new words", len(missing))
         return out
 
 
 _table = "token_embedding.weight"
+
+
+def _optimizers(model: Denoiser) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for the layers inside, AdamW for words, positions, norms, and first and last layers."""
+    matrices, rest = [], []
+    for name, p in model.named_parameters():
+        # The last layers of both encoders are not read, as in SDXL; they stay as they are.
+        if not p.requires_grad:
+            continue
+        outer = name.endswith(("conv_in.weight", "conv_out.weight")) or "_embedding.weight" in name
+        narrow = p.ndim < 2 or min(p.shape[0], p.numel() // p.shape[0]) < 12
+        (rest if outer or narrow else matrices).append(p)
+    adam = torch.optim.AdamW(rest, 1e-3, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
+    return Muon(matrices), adam
 
 
 def _rows(
