@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from onmodel.faces import scores
 from onmodel.faces.scores import HeadScore, Scorer
+from onmodel.faces.skull import skull_box
 from onmodel.identity import dlib_faces, find, interface, portrait, rehearsal
 from onmodel.identity.calibrate import Calibration
 from onmodel.identity.references import References
@@ -162,3 +163,29 @@ def test_the_scorer_imports_torch_late():
     code = "import onmodel.faces.scores, sys; print('torch' in sys.modules, 'dlib' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["False", "False"]
+
+
+def _head(box, yaw=0.0, chin=150.0, points=68):
+    face = [{"x": 100.0 + k % 17 * 2, "y": chin - 3 * (k % 16), "z": 2.0} for k in range(points)]
+    names = ("x", "y", "width", "height")
+    return {
+        "head": {"box": dict(zip(names, box, strict=True)), "yaw": yaw},
+        "pose": {"face": face, "body": [None] * 18},
+    }
+
+
+def test_hanging_hair_is_no_part_of_a_skull():
+    left, top, width, height = skull_box(_head((80, 90, 80, 140)))
+    assert top == 90 and top + height == pytest.approx(150, abs=3)
+    assert 50 < width < 60 and left + width / 2 == pytest.approx(116, abs=2)
+    right_profile = skull_box(_head((60, 90, 90, 140), yaw=85.0))
+    assert right_profile[0] + right_profile[2] / 2 < 112  # the back lies behind the face
+
+
+def test_a_box_without_hanging_hair_stays():
+    assert skull_box(_head((88, 90, 54, 61))) == (88, 90, 54, 61)
+    assert skull_box({"head": None}) is None
+
+
+def test_without_face_points_a_skull_is_no_taller_than_heads_are():
+    assert skull_box(_head((80, 90, 40, 140), points=0)) == (80, 90, 40, 60)
