@@ -215,7 +215,10 @@ def draw(
     guidance: float = 2.0,
     seed: int = 0,
 ) -> torch.Tensor:
-    """Latents (B, 12, h, w) drawn for a batch by ancestral Euler steps with trailing times. empty: "" in tokens."""
+    """Latents (B, 12, h, w) drawn for a batch by ancestral Euler steps with trailing times.
+
+    empty: "" in tokens.
+    """
     rng = torch.Generator().manual_seed(seed)
     latents = torch.randn(batch.latents.shape, generator=rng)
     blank = Batch(
