@@ -13,20 +13,19 @@ runs.
 from __future__ import annotations
 
 import argparse
-import enum
 import json
 import logging
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from .core.client import Client, ClientError, ServerGone, WrongVersion
-from .core.server_process import Address, ServerProcess, ServerState, find_server
+from .command_line import CommandError, ExitCode, HelpWanted, build_parser
+from .core.client import Client
+from .core.retakes import RetakeRule, default_takes, never
+from .serving import server
+from .terminal import Interrupts, Reporter, results
 
 if TYPE_CHECKING:
     from .core.shots import Shot
@@ -34,209 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-class ExitCode(enum.IntEnum):
-    """How a command ended."""
-
-    ok = 0
-    crashed = 1
-    """An error of Onmodel's own; the traceback is on stderr."""
-    usage = 2
-    """The command line is wrong, or names a shot or a file that is not there."""
-    nothing_to_draw = 3
-    """The scene has no keyframe to draw, or problems that have to be put right first."""
-    no_server = 4
-    """No server could be reached or started, or it does not fit."""
-    some_failed = 5
-    """Some keyframes could not be drawn; the others are."""
-    cancelled = 6
-    """Stopped by Ctrl-C; what was drawn by then is kept."""
-    disk = 7
-    """Results could not be written (disk full, no rights); what was written is whole."""
-
-
-class CommandError(Exception):
-    """Ends the command with this exit code; message and fix are sentences."""
-
-    def __init__(self, code: ExitCode, message: str, fix: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.fix = fix
-
-
-class Reporter:
-    """Progress on stderr: one line that renews itself on a terminal, else a line per news."""
-
-    bar_width = 24
-
-    def __init__(self) -> None:
-        self._tty = sys.stderr.isatty()
-        self._last = ""
-        self._shown_at = 0.0
-
-    def say(self, text: str) -> None:
-        """One line of its own."""
-        self._clear()
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
-
-    def progress(self, share: float, text: str) -> None:
-        """How far it is, 0..1, and what is being done."""
-        now = time.monotonic()
-        if not self._tty:
-            if text != self._last and now - self._shown_at > 1.0:
-                sys.stderr.write(f"{share:4.0%} {text}\n")
-                sys.stderr.flush()
-                self._last, self._shown_at = text, now
-            return
-        if now - self._shown_at < 0.1:
-            return
-        full = round(share * self.bar_width)
-        bar = "#" * full + "-" * (self.bar_width - full)
-        line = f"[{bar}] {share:4.0%} {text}"[:110]
-        sys.stderr.write(f"\r{line:<{len(self._last)}}")
-        sys.stderr.flush()
-        self._last, self._shown_at = line, now
-
-    def _clear(self) -> None:
-        if self._tty and self._last:
-            sys.stderr.write("\r" + " " * len(self._last) + "\r")
-            self._last = ""
-
-
-class Interrupts:
-    """Counts Ctrl-C and SIGTERM instead of dying of them.
-
-    Blender in the background takes Ctrl-C for itself, so no KeyboardInterrupt would come.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            # None: a handler that Python did not set, which only its owner can set again.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def _note(self, *_: object) -> None:
-        self.count += 1
-
-
-class Results:
-    """The way out for results: the real stdout, while Blender's own chatter goes to stderr.
-
-    Blender writes lines about files and renders to stdout, in the middle of any JSON.
-    """
-
-    def __init__(self) -> None:
-        self._file: IO[str] | None = None
-
-    def __enter__(self) -> Results:
-        sys.stdout.flush()
-        try:
-            kept = os.dup(1)
-        except OSError:
-            return self  # no stdout at all, as in a Windows program without a console
-        self._file = os.fdopen(kept, "w", encoding="utf-8")
-        os.dup2(2, 1)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            sys.stdout.flush()
-            self._file.flush()
-            os.dup2(self._file.fileno(), 1)
-            self._file.close()
-            self._file = None
-
-    def write(self, text: str) -> None:
-        """A line."""
-        file = self._file or sys.stdout
-        file.write(f"{text}\n")
-        file.flush()
-
-
-results = Results()
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that never ends Blender by itself."""
-
-    def error(self, message: str) -> Any:
-        raise CommandError(
-            ExitCode.usage, f"{message[:1].upper()}{message[1:]}.", self.format_usage()
-        )
-
-
-class HelpWanted(Exception):
-    """--help was given and has been answered."""
-
-
-class HelpAction(argparse.Action):
-    """--help that raises instead of ending the process."""
-
-    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="show this help")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
-        sys.stdout.write(parser.format_help())
-        raise HelpWanted
-
-
-def build_parser(with_file: bool, program: str) -> argparse.ArgumentParser:
-    """The command line. with_file: the .blend is an argument (python -m addon)."""
-    codes = ", ".join(f"{c.value} {c.name.replace('_', ' ')}" for c in ExitCode)
-    parser = Parser(
-        prog=program,
-        description="Draw the keyframes of a storyboard.",
-        epilog=f"Exit codes: {codes}.",
-        add_help=False,
-    )
-    parser.add_argument("-h", "--help", action=HelpAction)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    render = commands.add_parser("render", help="capture shots and have them drawn", add_help=False)
-    shots = commands.add_parser("shots", help="list the shots of the film", add_help=False)
-    check = commands.add_parser("check", help="say what is wrong with the film", add_help=False)
-    for sub in (render, shots, check):
-        sub.add_argument("-h", "--help", action=HelpAction)
-        if with_file:
-            sub.add_argument("file", type=Path, help="the .blend file")
-        sub.add_argument("--scene", help="the scene; left out: the file's active one")
-        sub.add_argument("--json", action="store_true", help="data on stdout")
-    render.add_argument("--shots", default="all", help="all, or names with commas: 010,030 [all]")
-    render.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the results [the film's]"
-    )
-    render.add_argument("--takes", type=takes_number, help="takes of each keyframe [as set]")
-    render.add_argument("--model", help="model of the server [the film's]")
-    render.add_argument("--dry-run", action="store_true", help="say what would be drawn, and stop")
-    render.add_argument("--redraw", action="store_true", help="also what is drawn already")
-    render.add_argument("--maps", action="store_true", help="keep the maps beside the results")
-    render.add_argument("--no-planes", action="store_true", help="put no image planes in the scene")
-    render.add_argument("--save", type=Path, metavar="FILE", help="save the scene with its planes")
-    render.add_argument("--server", metavar="URL", help="a running server [start one here]")
-    render.add_argument("--token", help="its token")
-    render.add_argument(
-        "--wait", type=float, default=20.0, metavar="SECONDS", help="for a lost server [20]"
-    )
-    render.add_argument("--server-command", default="", metavar="PATH", help="the server's program")
-    return parser
-
-
-def takes_number(text: str) -> int:
-    """A number of takes, 1 to 99."""
-    value = int(text)
-    if not 1 <= value <= 99:
-        raise argparse.ArgumentTypeError("takes are 1 to 99")
-    return value
+__all__ = ["ExitCode", "main", "register", "unregister"]
 
 
 def main(argv: Sequence[str], open_file: bool = False, program: str = "onmodel") -> int:
@@ -343,7 +140,7 @@ def run_render(scene: Any, options: argparse.Namespace) -> ExitCode:
         scene.onmodel.model = options.model
     process = None
     try:
-        connect, process = _server(options, reporter)
+        connect, process = server(options, reporter)
         session = _session(scene, shots, options, connect)
         if options.dry_run:
             return _tell_plan(session, options)
@@ -381,9 +178,31 @@ def _session(
         redraw=options.redraw,
         place=not options.no_planes,
         keep_maps=options.maps,
+        retakes=_retakes(scene, options),
+        face_pass=not options.no_face_pass,
         patience=options.wait,
     )
     return RenderSession(scene, shots, settings, connect, options.out)
+
+
+def _retakes(scene: Any, options: argparse.Namespace) -> RetakeRule | None:
+    """The rule of the command line, laid over the film's; None: as the film says."""
+    from .scene.film import read_retakes
+
+    if options.no_retakes:
+        return never
+    if options.retake_until is None and options.at_most is None:
+        return None
+    film = read_retakes(scene.onmodel.retakes)
+    if options.retake_until is None and film is None:
+        raise CommandError(
+            ExitCode.usage,
+            "--at-most says how many takes, but the film draws no retakes.",
+            "Say until which score: --retake-until 0.45.",
+        )
+    score = film.score if options.retake_until is None and film else options.retake_until
+    most = options.at_most or (film.most if film else default_takes)
+    return RetakeRule(score, most)
 
 
 def _drive(session: RenderSession, reporter: Reporter) -> None:
@@ -497,67 +316,6 @@ def _shot_data(shot: Shot) -> dict[str, Any]:
         "keyframes": list(shot.keyframes),
         "prompt": shot.prompt,
     }
-
-
-# --- server --------------------------------------------------------------------------------------
-
-
-def _server(
-    options: argparse.Namespace, reporter: Reporter
-) -> tuple[Callable[[], Client], ServerProcess | None]:
-    """A function that connects (called in threads), and the process if one was started here."""
-    if options.server:
-        try:
-            Client(options.server, "").close()  # the address is looked at before anything is done
-        except ClientError as error:
-            raise CommandError(ExitCode.usage, error.message, error.fix) from None
-        url, token = options.server, options.token or ""
-        return (lambda: connected(Address(url, token))), None
-    process = ServerProcess(find_server(options.server_command))
-    if options.dry_run:
-        return (lambda: connected(None)), None
-    reporter.say("Starting the server.")
-    if process.start() is ServerState.not_installed:
-        raise CommandError(ExitCode.no_server, process.message, process.fix)
-    return (lambda: connect_local(process)), process
-
-
-def connected(address: Address | None) -> Client:
-    """A client of this address whose server has answered and fits. Raises ClientError."""
-    if address is None:
-        raise ServerGone("No Onmodel server runs.", "Start it, or name one with --server.")
-    client = Client(address.url, address.token)
-    client.info()
-    return client
-
-
-def connect_local(process: ServerProcess, patience: float = 150.0) -> Client:
-    """A client of the local server, which is started where it does not run. Raises ClientError.
-
-    Blocks; for a thread. A server that has just died is noticed by its refusal to answer, so a
-    second look follows.
-    """
-    end = time.monotonic() + patience
-    while True:
-        state = process.poll()
-        if state is ServerState.running:
-            try:
-                return connected(process.address)
-            except WrongVersion as error:
-                process.mismatch(error.message, error.fix)
-                raise
-            except ServerGone:
-                if time.monotonic() > end:
-                    raise
-        elif state in (ServerState.failed, ServerState.not_installed, ServerState.update_required):
-            if process.tripped or state is not ServerState.failed:
-                raise ServerGone(process.message, process.fix)
-            process.start()
-        elif state is ServerState.stopped:
-            process.start()
-        if time.monotonic() > end:
-            raise ServerGone("The server did not start in time.", f"Its log: {process.log_file}.")
-        time.sleep(0.05)
 
 
 # --- output and registration ---------------------------------------------------------------------

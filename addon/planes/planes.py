@@ -14,18 +14,28 @@ Nothing here uses bpy.ops, so that an operator around it is one step of undo.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bpy
 
 from ..core.marks import planes_collection
+from ..core.retakes import Judged, best_take, same_but_for_take
+from ..core.scores import heads_of_record, lowest, read_heads
 from . import cards, keys
 from .errors import PlaneError
 
+log = logging.getLogger(__name__)
+
 collection_name = "Onmodel Keyframes"
 _mark = "onmodel_plane"
+_score_of = "score "
+_longest_property = 63
+"""Bytes of UTF-8 that Blender takes."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +196,51 @@ def pick_take(scene: bpy.types.Scene, shot: str, frame: int, take: int) -> None:
             keys.show(plane, plane["onmodel_first"], plane["onmodel_last"], scene.frame_current)
         else:
             keys.hide(plane)
+
+
+def show_best(
+    scene: bpy.types.Scene, shot: str, frame: int, request: Mapping[str, Any]
+) -> int | None:
+    """Show the take with the highest score, of equal ones the earliest; returns its number.
+
+    Only takes of this very request (plain data) count, whatever their seeds. None, and nothing
+    changes, where none of them has a score.
+    """
+    judged = [
+        Judged(key_of(p).take, lowest(read_heads(heads_of(p))))
+        for p in planes(scene, shot, frame)
+        if same_but_for_take(json.loads(request_of(p) or "{}"), request)
+    ]
+    best = best_take(judged)
+    if best is not None and best != picked_take(scene, shot, frame):
+        pick_take(scene, shot, frame, best)
+    return best
+
+
+def set_heads(plane: bpy.types.Object, heads: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the record of the drawn heads (see core.scores) in the plane's custom properties.
+
+    "onmodel_heads" is the record as JSON; "onmodel_score" the lowest score, and "score NAME" each
+    character's, for the artist and for drivers. What has no score has no such property.
+    """
+    for name in [k for k in list(plane.keys()) if k.startswith(_score_of) or k == "onmodel_score"]:
+        del plane[name]
+    plane["onmodel_heads"] = json.dumps(list(heads))
+    scored = [h for h in read_heads(heads) if h.value is not None]
+    for head in scored:
+        name = f"{_score_of}{head.character}".encode()[:_longest_property].decode(errors="ignore")
+        plane[name] = head.value
+    if scored:
+        plane["onmodel_score"] = lowest(scored)
+
+
+def heads_of(plane: bpy.types.Object) -> list[dict[str, Any]]:
+    """The record of the plane's drawn heads as plain data; empty where it has none."""
+    try:
+        return heads_of_record({"heads": json.loads(str(plane.get("onmodel_heads", "[]")))})
+    except ValueError:
+        log.warning("%s: onmodel_heads is no JSON", plane.name)
+        return []
 
 
 def set_range(scene: bpy.types.Scene, plane: bpy.types.Object, first: int, last: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.request import KeyframeRequest
+from ..core.scores import lowest, read_heads
 
 
 class ItemState(enum.Enum):
@@ -53,7 +54,8 @@ class Item:
     """One take of one keyframe. path: where its PNG goes. progress: of the drawing, 0..1.
 
     former: the file that the scene shows for it, which lies elsewhere when the shot was renamed.
-    timings: seconds by stage, see RenderSession.
+    timings: seconds by stage, see RenderSession. heads: the record of the drawn heads, see
+    core.scores.
     """
 
     number: int
@@ -70,6 +72,12 @@ class Item:
     timings: dict[str, float] = field(default_factory=dict)
     server_timings: dict[str, Any] = field(default_factory=dict)
     preview: bytes | None = None
+    heads: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def score(self) -> float | None:
+        """The lowest score of its heads; None where none has one, or it is not drawn."""
+        return lowest(read_heads(self.heads))
 
     @property
     def share(self) -> float:
@@ -92,6 +100,7 @@ class Item:
             "request_key": self.request.key() if self.request else None,
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
             "server_timings": self.server_timings,
+            "score": self.score,
         }
 
 

@@ -133,6 +133,13 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """What is queued waits for something else on the server, a training. message: a sentence."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Trouble:
     """The server cannot be reached just now; the search goes on."""
 
@@ -152,7 +159,17 @@ class Finished:
 
 
 Message = (
-    Connected | Sent | Kept | Unwritable | Progress | Drawn | Ended | Trouble | Broken | Finished
+    Connected
+    | Sent
+    | Kept
+    | Unwritable
+    | Progress
+    | Drawn
+    | Ended
+    | Waiting
+    | Trouble
+    | Broken
+    | Finished
 )
 
 
@@ -188,6 +205,7 @@ class Network:
         self._shipped: list[Shipment] = []
         self._given = 0
         self._through = 0
+        self._closed = False
         self._captured = threading.Event()
         self._stop = threading.Event()
         self._cancelled = threading.Event()
@@ -227,10 +245,16 @@ class Network:
         """Whether the sender works, so that nothing may be captured."""
         return self._through < self._given and self._threads[0].is_alive()
 
-    def no_more(self) -> None:
-        """No further shipment will come; Finished follows the last one's end."""
+    def listen(self) -> None:
+        """All is captured: the follower may begin. Further shipments may still come."""
         self._captured.set()
-        self._to_send.put(None)
+
+    def no_more(self) -> None:
+        """No further shipment will come; Finished follows the last one's end. Said once or more."""
+        self._captured.set()
+        if not self._closed:
+            self._closed = True
+            self._to_send.put(None)
 
     def cancel(self) -> None:
         """Cancels the jobs of this session and no others; Finished follows."""
@@ -414,6 +438,8 @@ class Network:
             except Refused as error:
                 self._end(shipment, "failed", error.message, error.fix)
                 break
+        if not self._stop.is_set() and not self._cancelled.is_set():
+            self._end(shipment, "failed", "The server said nothing of it.", "Draw it again.")
         shipment.prepared = []  # the maps of a finished shot need no memory
         return client
 
@@ -430,6 +456,8 @@ class Network:
                 elif ended:
                     shipment.ended.add(item)
                     self.messages.put(ended)
+            elif event["type"] == "waiting":
+                self.messages.put(Waiting(str(event.get("message", ""))))
             shipment.last_event = event["id"]
         if self._cancelled.is_set() or self._stop.is_set():
             for item, ended in failed.items():

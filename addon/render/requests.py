@@ -15,12 +15,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..core import png
+from ..core import shots as core_shots
 from ..core.blob import Blob
 from ..core.request import (
     Box,
     Camera,
     Canvas,
     Character,
+    FacePass,
     Head,
     KeyframeRequest,
     Lora,
@@ -29,7 +31,6 @@ from ..core.request import (
     Sampling,
     Size,
 )
-from ..core.shots import seed_for
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class ShotSettings:
     sampling: Sampling = field(default_factory=Sampling)
     loras: tuple[Lora, ...] = ()
     maps: tuple[MapSetting, ...] = ()
+    face_pass: FacePass = field(default_factory=FacePass)
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def build(
         shot=settings.shot,
         frame=captured.frame,
         take=take,
-        seed=seed_for(settings.seed, captured.frame, take),
+        seed=core_shots.seed_for(settings.seed, captured.frame, take),
         frame_size=captured.frame_size,
         canvas=captured.canvas,
         camera=captured.camera,
@@ -211,8 +213,21 @@ def build(
         loras=list(settings.loras),
         maps=maps,
         characters=characters,
+        face_pass=settings.face_pass,
     )
     return request, tuple(blobs)
+
+
+def map_files(root: Path, settings: ShotSettings, encoded: Encoded) -> dict[Path, bytes]:
+    """Where the maps and masks of a keyframe are kept: <root>/<film>/<shot>/maps."""
+    frame = encoded.captured.frame
+    any_take = core_shots.output_path(root, settings.film, settings.shot, 1, frame)
+    folder = any_take.parent.parent / "maps"
+    named = {**encoded.maps, **{f"mask_{name}": blob for name, blob in encoded.masks.items()}}
+    return {
+        folder / f"{any_take.stem}_{core_shots.file_name(name)}.png": blob.data
+        for name, blob in named.items()
+    }
 
 
 def read_references(actors: Iterable[Actor]) -> dict[str, tuple[Blob, ...]]:

@@ -15,6 +15,8 @@ import json
 import logging
 import os
 import tempfile
+import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,11 @@ def output_error(error: OSError, path: Path) -> OutputError:
     return OutputError(
         f"{path} could not be written: {error.strerror or error}.", "Choose another output folder."
     )
+
+
+def new_run_folder(film_folder: Path) -> Path:
+    """Where a run that begins now keeps its record; not made yet."""
+    return film_folder / "runs" / (time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6])
 
 
 def sidecar_path(png: Path) -> Path:

@@ -13,14 +13,12 @@ the session to the plane in the scene.
 
 from __future__ import annotations
 
-import enum
 import json
 import logging
 import queue
 import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +26,21 @@ import bpy
 
 from ..capture.errors import CaptureError
 from ..core.client import Client
-from ..core.request import JobRequest, dumps, to_data
+from ..core.scores import heads_of_record, heads_of_sidecar
 from ..core.shots import Shot, file_name
-from ..planes.errors import PlaneError
 from ..scene.cast import CastMember, read_cast
 from ..scene.film import Film, read_film
 from . import network as net
 from . import results, sources
 from .items import Item, ItemState, ShotStatus, final_states, overall, shot_statuses
-from .requests import BuildError, ShotSettings, build, encode, pick_model, read_references
+from .placing import Placer
+from .preparing import Preparer
+from .requests import BuildError, pick_model
+from .retakes import Retakes
 from .settings import TakeSettings
+from .states import Failure, State, ended, ending
+
+__all__ = ["Failure", "RenderSession", "State"]
 
 log = logging.getLogger(__name__)
 
@@ -49,33 +52,6 @@ look_every = 1.0
 
 drain_budget = 0.02
 """Seconds a step may spend on messages of the threads."""
-
-
-class State(enum.Enum):
-    """Where the session is."""
-
-    planning = "planning"
-    capturing = "capturing"
-    sending = "sending"
-    drawing = "drawing"
-    placing = "placing"
-    cancelling = "cancelling"
-    done = "done"
-    failed = "failed"
-    cancelled = "cancelled"
-
-
-ended = (State.done, State.failed, State.cancelled)
-
-
-class Failure(enum.Enum):
-    """Why a session failed; the command line makes exit codes of it."""
-
-    none = "none"
-    scene = "scene"
-    server = "server"
-    keyframes = "keyframes"
-    disk = "disk"
 
 
 class RenderSession:
@@ -99,9 +75,8 @@ class RenderSession:
         self.scene = scene
         self.shots = list(shots)
         self.settings = take_settings
-        self.film: Film = read_film(scene)
+        self.film: Film = sources.as_asked(read_film(scene), take_settings)
         self.cast: list[CastMember] = read_cast(scene)
-        self._actors = sources.actors_of(self.cast)
         self.out_dir = sources.output_root(self.film, out_dir)
         self.state = State.planning
         self.failure = Failure.none
@@ -110,22 +85,38 @@ class RenderSession:
             scene, self.film, self.shots, take_settings, self.out_dir
         )
         self.info: dict[str, Any] = {}
-        self.notes: list[str] = []
-        self.run_folder = self.out_dir / file_name(self.film.name) / "runs" / _run_name()
+        self._notes: list[str] = []
+        self.run_folder = results.new_run_folder(self.out_dir / file_name(self.film.name))
         self._network = net.Network(
             _connector(client),
             take_settings.retries,
             take_settings.patience,
             take_settings.previews,
         )
+        self.retakes = Retakes(None if take_settings.check else self.film.retakes)
+        self._preparer = Preparer(
+            take_settings,
+            sources.actors_of(self.cast),
+            self.out_dir,
+            self.run_folder,
+            self._network.messages.put,
+            self.retakes.rule is not None,
+        )
         self._work: Iterator[None] = self._run()
         self._started = time.perf_counter()
         self._sent_at: dict[int, float] = {}
-        self._placeable: deque[tuple[Item, dict[str, Any]]] = deque()
+        self._placer = Placer(
+            self.shots,
+            self.film.retakes is not None,
+            take_settings.only_take is not None,
+            self._started,
+        )
         self._unsaved: list[net.Drawn] = []
         self._finished = False
         self._give_up_at = 0.0
         self._look_at = 0.0
+        self._furthest = 0.0
+        self.waiting = ""
 
     # --- for whoever drives it -------------------------------------------------------------------
 
@@ -135,14 +126,23 @@ class RenderSession:
 
     @property
     def progress(self) -> float:
-        """How much of the whole way is behind, 0..1; 1 only when all is through."""
+        """How much of the whole way is behind, 0..1; 1 only when all is through.
+
+        Never less than before, though a retake makes the way longer.
+        """
         share = overall(self.items)
-        return share if self.ended else min(share, 0.99)
+        self._furthest = max(self._furthest, min(share, 0.99))
+        return share if self.ended else self._furthest
 
     @property
     def statuses(self) -> list[ShotStatus]:
         """How each shot stands."""
         return shot_statuses(self.items)
+
+    @property
+    def notes(self) -> list[str]:
+        """What else is to be said of the run, in sentences."""
+        return [*self._notes, *self._placer.notes]
 
     @property
     def bytes_sent(self) -> int:
@@ -197,27 +197,15 @@ class RenderSession:
         while self._unsaved:
             self._save(self._unsaved[0])
             self._unsaved.pop(0)
-        while self._placeable:
-            self._place_next()
+        while self._placer.waiting:
+            self._placer.next(self.scene)
 
     def put_back(self) -> int:
         """Places drawn results whose planes are not in the scene (any more, after an undo).
 
         Returns how many were placed. The scene may have been exchanged (`session.scene`).
         """
-        if not self._places:
-            return 0
-        drawn = (ItemState.done, ItemState.kept)
-        missing = [
-            i
-            for i in self.items
-            if i.state in drawn
-            and i.request
-            and not sources.is_placed(self.scene, self._shot_of(i), i)
-        ]
-        for item in missing:
-            self._place(item)
-        return len(missing)
+        return self._placer.put_back(self.scene, self.items) if self._places else 0
 
     def to_data(self) -> dict[str, Any]:
         """The run as plain data, for its record and for --json."""
@@ -230,6 +218,8 @@ class RenderSession:
             "notes": self.notes,
             "seconds": round(time.perf_counter() - self._started, 3),
             "image_bytes_sent": self.bytes_sent,
+            "draws": sum(i.state is ItemState.done for i in self.items),
+            "retakes": self.retakes.to_data(self.items),
             "server": {k: v for k, v in self.info.items() if k != "models"},
             "keyframes": [item.to_data() for item in self.items],
         }
@@ -256,14 +246,48 @@ class RenderSession:
         except BuildError as error:
             self._fail(Failure.scene, error.message, error.fix)
             return
-        self._network.no_more()
+        self._network.listen()
         self.state = State.sending
-        while not self._finished or self._placeable:
+        while not self._finished or self._placer.waiting:
+            if not self._order_retakes():
+                self._network.no_more()
             self._settle_state()
-            if self._placeable:
-                self._place_next()
+            if self._placer.waiting:
+                self._placer.next(self.scene)
             yield
         self._conclude()
+
+    def _order_retakes(self) -> bool:
+        """Has further takes drawn where the rule wants them; False: none will be wanted any more.
+
+        Only once all shots are captured: the sender rests before that.
+        """
+        wanted = self.retakes.due(self.items, self._pinned)
+        new = []
+        for item, take in wanted:
+            again = sources.take_item(
+                self.scene, self.film, self._shot_of(item), item.frame, take, self.out_dir
+            )
+            again.number = len(self.items)
+            again.state = ItemState.sending
+            self.items.append(again)
+            new.append(again)
+        if new:
+            self._network.ship(
+                net.Shipment(
+                    client_key=uuid.uuid4().hex,
+                    title=f"{self.film.name} retakes",
+                    items=tuple(i.number for i in new),
+                    prepare=lambda: self._preparer.retakes(new),
+                )
+            )
+        return self.retakes.rule is not None and any(
+            i.state not in final_states for i in self.items
+        )
+
+    def _pinned(self, item: Item) -> bool:
+        """Whether the artist has picked a take of this keyframe."""
+        return bool(sources.artists_take(self.scene, self._shot_of(item), item.frame))
 
     def _capture(self, shot: Shot, own: list[Item], model: dict[str, Any]) -> Iterator[None]:
         """Captures a shot, sub-step by sub-step, and hands it to the sender."""
@@ -298,7 +322,7 @@ class RenderSession:
                 client_key=uuid.uuid4().hex,
                 title=f"{self.film.name} {shot.name}",
                 items=tuple(i.number for i in own),
-                prepare=lambda: self._prepare(settings, own, keyframes),
+                prepare=lambda: self._preparer.shot(settings, own, keyframes),
             )
         )
         yield
@@ -306,70 +330,21 @@ class RenderSession:
     def _rest(self) -> Iterator[None]:
         """Lets go of the main thread until nothing of ours runs beside it; see network.py."""
         yield
-        while self._network.busy or self._placeable:
-            if self._placeable:
-                self._place_next()
+        while self._network.busy or self._placer.waiting:
+            if self._placer.waiting:
+                self._placer.next(self.scene)
             yield
-
-    def _prepare(
-        self, settings: ShotSettings, own: list[Item], keyframes: list[Any]
-    ) -> list[net.Prepared]:
-        """Encodes and builds a shot's requests, and leaves out what is drawn. In the sender."""
-        put = self._network.messages.put
-        actors = self._actors
-        try:
-            references = read_references(actors)
-        except BuildError as error:
-            for item in own:
-                put(net.Ended(item.number, "failed", error.message, error.fix))
-            return []
-        prepared = []
-        for captured in keyframes:
-            encoded = encode(captured, [m.kind for m in settings.maps], references)
-            if self.settings.keep_maps and not self.settings.check:
-                self._write(sources.map_files(self.out_dir, settings, encoded))
-            for item in own:
-                if item.frame != captured.frame:
-                    continue
-                request, blobs = build(encoded, settings, actors, item.take)
-                there = results.drawn_at(item.path, item.former, request)
-                if there is not None and not self.settings.redraw:
-                    put(net.Kept(item.number, request, there))
-                elif self.settings.check:
-                    put(net.Ended(item.number, "changed"))
-                else:
-                    prepared.append(net.Prepared(item.number, request, blobs))
-        if prepared:
-            self._record_job(settings, prepared)
-        return prepared
-
-    def _record_job(self, settings: ShotSettings, prepared: list[net.Prepared]) -> None:
-        """Keeps a shot's requests in the run's folder. In the sender."""
-        job = JobRequest("", [p.request for p in prepared], f"{settings.film} {settings.shot}")
-        path = self.run_folder / f"{file_name(settings.shot)}.json"
-        self._write({path: json.dumps(to_data(job), indent=1).encode()})
-
-    def _write(self, files: Mapping[Path, bytes]) -> None:
-        """Writes files of the run; tells the main thread where one cannot be. In the sender."""
-        for path, data in files.items():
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                results.write_atomic(path, data)
-            except OSError as error:
-                wrong = results.output_error(error, path)
-                self._network.messages.put(net.Unwritable(wrong.message, wrong.fix, wrong.full))
-                return
 
     def _wait_for_cancel(self) -> Iterator[None]:
         while not self._finished and time.monotonic() < self._give_up_at:
-            if self._placeable:
-                self._place_next()
+            if self._placer.waiting:
+                self._placer.next(self.scene)
             yield
-        while self._placeable:
-            self._place_next()
+        while self._placer.waiting:
+            self._placer.next(self.scene)
             yield
         if not self._finished:
-            self.notes.append("The server did not confirm the cancel.")
+            self._notes.append("The server did not confirm the cancel.")
         for item in self.items:
             if item.state not in final_states:
                 item.state = ItemState.cancelled
@@ -384,43 +359,17 @@ class RenderSession:
             self.state = State.sending
             self.message = "Sending maps."
             return
-        self.state = State.placing if self._placeable else State.drawing
+        self.state = State.placing if self._placer.waiting else State.drawing
         through = sum(i.state in final_states for i in self.items)
-        self.message = f"{through} of {len(self.items)} keyframes are through."
+        self.message = self.waiting or f"{through} of {len(self.items)} keyframes are through."
 
     def _conclude(self) -> None:
-        for item in self.items:
-            if item.state not in final_states:
-                item.state = ItemState.failed
-                item.message, item.fix = "The server said nothing of it.", "Draw it again."
-        failed = [i for i in self.items if i.state is ItemState.failed]
-        cancelled = [i for i in self.items if i.state is ItemState.cancelled]
-        if failed:
-            first = failed[0]
-            self._fail(
-                Failure.keyframes,
-                f"{len(failed)} of {len(self.items)} keyframes could not be drawn. "
-                f"Shot {first.shot}, frame {first.frame}: {first.message}",
-                first.fix or "Draw again: only these are tried.",
-            )
+        self._notes += self.retakes.notes(self.items)
+        end = ending(self.items, self.settings.check)
+        if end.state is State.failed:
+            self._fail(Failure.keyframes, end.message, end.fix)
             return
-        if cancelled:
-            self.state = State.cancelled
-            self.message = f"{len(cancelled)} of {len(self.items)} keyframes were cancelled."
-            self.fix = "Draw again: only these are drawn."
-        elif self.settings.check:
-            changed = sum(i.state is ItemState.changed for i in self.items)
-            self.state, self.fix = State.done, ""
-            self.message = "Nothing changed since it was drawn."
-            if changed:
-                self.message = f"{changed} of {len(self.items)} keyframes are to be drawn."
-        else:
-            kept = sum(i.state is ItemState.kept for i in self.items)
-            drawn = len(self.items) - kept
-            self.state, self.fix = State.done, ""
-            self.message = f"{drawn} keyframes drawn" + (
-                f", {kept} were drawn already." if kept else "."
-            )
+        self.state, self.message, self.fix = end.state, end.message, end.fix
         self._end()
 
     def _fail(self, failure: Failure, message: str, fix: str) -> None:
@@ -445,7 +394,7 @@ class RenderSession:
             record = json.dumps(self.to_data(), indent=1).encode()
             results.write_atomic(path, record, durable=False)
         except OSError as error:
-            self.notes.append(results.output_error(error, path).message)
+            self._notes.append(results.output_error(error, path).message)
 
     def _stop_capture(self) -> None:
         """Closes the capture that is open, which puts the scene back."""
@@ -481,11 +430,7 @@ class RenderSession:
         elif isinstance(message, net.Progress):
             self._hear_progress(message)
         elif isinstance(message, net.Kept):
-            item = self.items[message.item]
-            item.state, item.request, item.path = ItemState.kept, message.request, message.path
-            sidecar = results.read_sidecar(item.path)
-            if sidecar and self._places:
-                self._placeable.append((item, sidecar))
+            self._hear_kept(message)
         elif isinstance(message, net.Drawn):
             try:
                 self._save(message)
@@ -498,6 +443,8 @@ class RenderSession:
             item.message, item.fix = message.message, message.fix
         elif isinstance(message, net.Trouble):
             self.message = message.message
+        elif isinstance(message, net.Waiting):
+            self.waiting = message.message
         elif isinstance(message, net.Unwritable):
             raise results.OutputError(message.message, message.fix, message.full)
         elif isinstance(message, net.Broken):
@@ -507,6 +454,14 @@ class RenderSession:
                 self._fail(Failure.server, message.error.message, message.error.fix)
         elif isinstance(message, net.Finished):
             self._finished = True
+
+    def _hear_kept(self, message: net.Kept) -> None:
+        item = self.items[message.item]
+        item.state, item.request, item.path = ItemState.kept, message.request, message.path
+        sidecar = results.read_sidecar(item.path)
+        item.heads = heads_of_sidecar(sidecar)
+        if sidecar and self._places:
+            self._placer.waiting.append((item, sidecar))
 
     def _hear_sent(self, message: net.Sent) -> None:
         for number in message.items:
@@ -523,6 +478,8 @@ class RenderSession:
         if item.state in final_states:
             return
         item.state = ItemState.queued if message.state == "queued" else ItemState.drawing
+        if item.state is ItemState.drawing:
+            self.waiting = ""
         item.progress = message.step / message.steps if message.steps else 0.0
         item.preview = message.preview or item.preview
 
@@ -541,31 +498,10 @@ class RenderSession:
         }
         sidecar = results.write_result(item.path, drawn.png, item.request, record)
         item.timings["write"] = time.perf_counter() - start
-        item.state, item.preview = ItemState.done, None
+        item.heads = heads_of_record(drawn.keyframe.get("record"))
+        item.state, item.preview, self.waiting = ItemState.done, None, ""
         if self._places:
-            self._placeable.append((item, sidecar))
-
-    def _place_next(self) -> None:
-        """Puts one result before its camera, and the timings of its way into the sidecar."""
-        item, sidecar = self._placeable.popleft()
-        start = time.perf_counter()
-        self._place(item)
-        if item.state is not ItemState.done:
-            return
-        item.timings["place"] = time.perf_counter() - start
-        item.timings["click_to_plane"] = time.perf_counter() - self._started
-        sidecar["record"]["timings"] = {k: round(v, 5) for k, v in item.timings.items()}
-        try:
-            results.write_sidecar(item.path, sidecar)
-        except OSError as error:
-            raise results.output_error(error, item.path) from error
-
-    def _place(self, item: Item) -> None:
-        try:
-            sources.place(self.scene, self._shot_of(item), item, dumps(item.request))
-        except (PlaneError, CaptureError) as error:
-            # The drawing is on disk; that it cannot be shown is said, and undoes nothing.
-            self.notes.append(f"Shot {item.shot}, frame {item.frame} is drawn. {error}")
+            self._placer.waiting.append((item, sidecar))
 
     @property
     def _places(self) -> bool:
@@ -577,7 +513,7 @@ class RenderSession:
     def _note_unknown_maps(self, model: dict[str, Any]) -> None:
         unknown = [m.kind for m in self.film.maps if m.kind not in model.get("map_kinds", [])]
         if unknown:
-            self.notes.append(
+            self._notes.append(
                 f"The model {model['name']} takes no {', '.join(unknown)} map; it draws without."
             )
 
@@ -588,7 +524,3 @@ def _connector(client: Client | Callable[[], Client]) -> Callable[[], Client]:
         url, token, timeout = client.url, client.token, client.timeout
         return lambda: Client(url, token, timeout)
     return client
-
-
-def _run_name() -> str:
-    return time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6]

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import bpy
 
-from ..core.request import Lora, Sampling, map_kinds
+from ..core.request import FacePass, Lora, Sampling, map_kinds
+from ..core.retakes import RetakeRule
 from .errors import SceneError
 
 
@@ -30,6 +31,7 @@ class Film:
     name: used in file names. output: absolute folder, None as long as it hangs on a .blend file
     that has never been saved. native_pixels: the drawing's area in pixels, None takes the model's.
     model: empty takes the server's first. maps: in the order of `core.request.map_kinds`.
+    retakes: None draws no take that was not asked for.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Film:
     maps: list[MapChoice]
     loras: list[Lora]
     output: Path | None
+    face_pass: FacePass = field(default_factory=FacePass)
+    retakes: RetakeRule | None = None
 
 
 def read_film(scene: bpy.types.Scene) -> Film:
@@ -66,6 +70,8 @@ def read_film(scene: bpy.types.Scene) -> Film:
         maps=_read_maps(s),
         loras=read_loras(s.loras),
         output=output_folder(scene),
+        face_pass=read_face_pass(s.face_pass),
+        retakes=read_retakes(s.retakes),
     )
 
 
@@ -89,6 +95,28 @@ def read_loras(rows: bpy.types.bpy_prop_collection) -> list[Lora]:
     return [
         Lora(row.name.strip(), round(row.weight, 4)) for row in rows if row.enabled and row.name
     ]
+
+
+def read_face_pass(group: bpy.types.PropertyGroup) -> FacePass:
+    """How heads are drawn again. Switched off, its other settings make no difference."""
+    if not group.enabled:
+        return FacePass(enabled=False)
+    return FacePass(
+        enabled=group.enabled,
+        first=round(group.first, 4),
+        second=round(group.second, 4),
+        size=group.size or None,
+        min_height=round(group.min_height, 4),
+        min_visible=round(group.min_visible, 4),
+        max_yaw=round(group.max_yaw, 4),
+        feather=round(group.feather, 4),
+        keep_if_better=group.keep_if_better,
+    )
+
+
+def read_retakes(group: bpy.types.PropertyGroup) -> RetakeRule | None:
+    """When further takes are drawn; None where they never are."""
+    return RetakeRule(round(group.score, 4), group.most) if group.enabled else None
 
 
 def _read_maps(settings: bpy.types.PropertyGroup) -> list[MapChoice]:

@@ -18,13 +18,11 @@ from bpy.props import (
     StringProperty,
 )
 
+from . import properties_faces
+from .properties_faces import OnmodelFacePass, OnmodelReference, OnmodelRetakes, path_options
+
 largest_seed = 2**31 - 1
 """Blender's integers have 32 bits; the contract allows 63."""
-
-# Blender 4.5 wants to be told that a path may start with "//"; earlier ones refuse the word.
-_path_options: set[str] = (
-    {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
-)
 
 
 def _is_armature(_self: object, item: bpy.types.Object) -> bool:
@@ -83,17 +81,6 @@ class OnmodelLora(bpy.types.PropertyGroup):
         max=2.0,
     )
     enabled: BoolProperty(name="Use", description="Use this LoRA", default=True)
-
-
-class OnmodelReference(bpy.types.PropertyGroup):
-    """A portrait of a character, as a file."""
-
-    filepath: StringProperty(
-        name="Portrait",
-        description="Picture of the character's face, PNG or JPEG",
-        subtype="FILE_PATH",
-        options=_path_options,
-    )
 
 
 class OnmodelMesh(bpy.types.PropertyGroup):
@@ -160,7 +147,9 @@ class OnmodelKeyframe(bpy.types.PropertyGroup):
 
     frame: IntProperty(name="Frame")
     marked: BoolProperty(name="Keyframe", description="Draw this frame", default=False)
-    take: IntProperty(name="Take", description="The picked take; 0 is the newest", min=0)
+    take: IntProperty(
+        name="Take", description="The take that the artist has picked; 0 for none", min=0
+    )
 
 
 class OnmodelShot(bpy.types.PropertyGroup):
@@ -301,7 +290,7 @@ class OnmodelSceneSettings(bpy.types.PropertyGroup):
         description="Folder of the drawn keyframes",
         default="//onmodel",
         subtype="DIR_PATH",
-        options=_path_options,
+        options=path_options,
     )
     model: StringProperty(
         name="Model",
@@ -342,6 +331,8 @@ class OnmodelSceneSettings(bpy.types.PropertyGroup):
     depth: PointerProperty(type=OnmodelMap, name="Depth")
     normal: PointerProperty(type=OnmodelExtraMap, name="Normals")
     lineart: PointerProperty(type=OnmodelExtraMap, name="Lines")
+    face_pass: PointerProperty(type=OnmodelFacePass, name="Face Pass")
+    retakes: PointerProperty(type=OnmodelRetakes, name="Retakes")
     loras: CollectionProperty(type=OnmodelLora)
     lora_index: IntProperty()
     shots: CollectionProperty(type=OnmodelShot)
@@ -352,7 +343,7 @@ class OnmodelSceneSettings(bpy.types.PropertyGroup):
 
 classes: tuple[type, ...] = (
     OnmodelLora,
-    OnmodelReference,
+    *properties_faces.classes,
     OnmodelMesh,
     OnmodelJoint,
     OnmodelCharacter,

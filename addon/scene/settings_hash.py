@@ -8,6 +8,7 @@ names, which change no drawing.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 
@@ -37,6 +38,7 @@ def of_shot(scene: bpy.types.Scene, placed: shots.Placed) -> str:
         [s.prompt, s.negative_prompt, s.seed, s.takes, s.model, s.preset, s.steps],
         [s.use_guidance and round(s.guidance, 4), s.native_side, maps],
         _loras(s.loras),
+        dataclasses.astuple(film.read_face_pass(s.face_pass)),
         [[c.name, c.noun, c.trigger, c.prompt, _loras(c.loras)] for c in s.cast if c.enabled],
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]

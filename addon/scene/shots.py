@@ -320,6 +320,19 @@ def keyframe_row(row: bpy.types.PropertyGroup, frame: int) -> bpy.types.Property
     return keyframe
 
 
+def picked_take(scene: bpy.types.Scene, uid: str, frame: int) -> int:
+    """The take of this keyframe that the artist has picked; 0 for none. Writes nothing."""
+    for row in scene.onmodel.shots:
+        if row.uid == uid:
+            return next((int(k.take) for k in row.keyframes if k.frame == frame), 0)
+    return 0
+
+
+def pick_take(scene: bpy.types.Scene, uid: str, frame: int, take: int) -> None:
+    """Keep that the artist has picked this take; 0 takes the pick back."""
+    keyframe_row(_row(scene, uid), frame).take = take
+
+
 def name_marker(row: bpy.types.PropertyGroup) -> None:
     """Carry a row's new name to its marker. Called by Blender when the name is edited."""
     if _state["syncing"]:

@@ -60,11 +60,10 @@ _live_states = {
 
 @dataclass(frozen=True)
 class Order:
-    """What to draw. only_take: of each keyframe nothing but the take of this number."""
+    """What to draw."""
 
     shots: list[Shot]
     settings: TakeSettings
-    only_take: int | None = None
 
 
 class Drawing:
@@ -77,8 +76,6 @@ class Drawing:
         self._order = order
         self._restarted = time.monotonic()
         self.session = RenderSession(scene, order.shots, order.settings, self._connect)
-        if order.only_take is not None:
-            _keep_take(self.session, order.only_take)
         status.live.clear()
         self._tell()
         connection.begin(preferences)
@@ -161,7 +158,7 @@ class Drawing:
     def _was_whole(self, shot: Shot) -> bool:
         """Whether all keyframes of the shot were in this run."""
         only = self._order.settings.frames
-        if self._order.only_take is not None:
+        if self._order.settings.only_take is not None:
             return False
         return only is None or {(shot.name, f) for f in shot.keyframes} <= only
 
@@ -231,13 +228,6 @@ def end() -> None:
     """Forget the run."""
     global current
     current = None
-
-
-def _keep_take(session: RenderSession, take: int) -> None:
-    """Leave only this take in a session that has not begun."""
-    session.items[:] = [i for i in session.items if i.take == take]
-    for number, item in enumerate(session.items):
-        item.number = number
 
 
 def _troubles(session: RenderSession) -> list[status.Trouble]:

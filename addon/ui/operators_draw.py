@@ -158,7 +158,7 @@ class ONMODEL_OT_draw(bpy.types.Operator):
         if self.what == "failed" and status.run.order is not None:
             last: drawing.Order = status.run.order
             names = [s.name for s in last.shots]
-            return drawing.Order(drawing.shots_named(scene, names), last.settings, last.only_take)
+            return drawing.Order(drawing.shots_named(scene, names), last.settings)
         if self.what == "keyframe":
             shot, frame = _shot_at(scene, scene.frame_current)
             chosen, frames = [shot], frozenset({(shot.name, frame)})
@@ -171,9 +171,14 @@ class ONMODEL_OT_draw(bpy.types.Operator):
                 raise SceneError("No shot is selected.", "Choose one in the Shots list.")
         else:
             chosen = [s for s in shots.read_shots(scene) if s.enabled]
-        takes = max(self.takes, self.only_take) or None
-        settings = TakeSettings(takes=takes, frames=frames, redraw=self.redraw, check=self.check)
-        return drawing.Order(chosen, settings, self.only_take or None)
+        settings = TakeSettings(
+            takes=self.takes or None,
+            only_take=self.only_take or None,
+            frames=frames,
+            redraw=self.redraw,
+            check=self.check,
+        )
+        return drawing.Order(chosen, settings)
 
     def _end(self, context: bpy.types.Context, run: drawing.Drawing) -> set[str]:
         run.finish()

@@ -14,6 +14,7 @@ import struct
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -43,7 +44,7 @@ class FakeServer:
 
     Knobs: drop_after (event number after which a stream breaks once), hold() and release()
     (keyframes are only drawn while released), fail_first (frames that fail the first time they
-    are drawn).
+    are drawn), heads (the record of heads that goes with the drawing of a request).
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -78,6 +79,7 @@ class FakeServer:
         self.released = True
         self.paused = False
         self.fail_first: set[int] = set()
+        self.heads: Callable[[dict[str, Any]], list[dict[str, Any]]] = lambda request: []
         self.changed = threading.Condition()
         self.connections: list[socket.socket] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", port), handler_for(self))
@@ -155,6 +157,7 @@ class FakeServer:
                 "result": None,
                 "error": None,
                 "timings": {},
+                "record": {},
             }
             for i, r in enumerate(request["keyframes"])
         ]
@@ -210,6 +213,7 @@ class FakeServer:
             keyframe["result"] = self.put_blob(grey_png(size["width"], size["height"], grey))
             keyframe["state"] = "done"
             keyframe["timings"] = {"sampling": 0.01}
+            keyframe["record"] = {"heads": self.heads(request)}
             self.add_event(job_id, "done", keyframe=keyframe["id"], blob=keyframe["result"])
         states = {k["state"] for k in job["keyframes"]}
         job["state"] = "failed" if "failed" in states else "done"

@@ -16,6 +16,7 @@ from addon import commands
 from addon.commands import ExitCode
 from tests.addon.fake_server import FakeServer, wait_for
 from tests.blender import render_scene
+from tests.blender.scored_heads import by_take
 
 
 @pytest.fixture
@@ -73,6 +74,25 @@ def test_save_writes_a_copy_with_the_planes(call, tmp_path):
     assert bpy.data.filepath == ""
     bpy.ops.wm.open_mainfile(filepath=str(path))
     assert len(bpy.data.collections["Onmodel Keyframes"].all_objects) == 2
+
+
+def test_retakes_and_the_face_pass_by_flags(call, server):
+    server.heads = by_take({(21, 1): (0.2, 0.9), (21, 2): (0.3, 0.9)})
+    flags = ("--retake-until", "0.5", "--at-most", "2", "--no-face-pass")
+    code, out, err = call("render", "--shots", "020", "--json", "--no-planes", *flags)
+    assert code == ExitCode.ok, err
+    data = json.loads(out)
+    assert data["draws"] == 3 and data["retakes"]["draws"] == 1
+    assert [(k["frame"], k["take"], k["score"]) for k in data["keyframes"]] == [
+        (21, 1, 0.2),
+        (40, 1, 0.9),
+        (21, 2, 0.3),
+    ]
+    assert "1 retake drawn; 1 keyframe stays under a score of 0.50." in err
+    asked = [k for r in server.requests.values() for k in r["keyframes"]]
+    assert not any(k["face_pass"]["enabled"] for k in asked)
+    code, out, err = call("render", "--shots", "020", "--json", "--no-planes", "--at-most", "2")
+    assert code == ExitCode.usage and "--retake-until" in err
 
 
 def test_a_dry_run_writes_and_sends_nothing(call, server, tmp_path):
