@@ -21,6 +21,9 @@ from onmodel.models.errors import ModelError
 from onmodel.models.registry import LoraEntry, ModelEntry, Registry
 
 if TYPE_CHECKING:
+    from onmodel.faces.face_pass import Canvas
+    from onmodel.faces.keyframe import HeadPlan
+    from onmodel.faces.record import HeadScorer, HeadScores
     from onmodel.generate.sampler import Settings
     from onmodel.models.family import Family, Picture
     from onmodel.models.loras import LoraShelf
@@ -42,11 +45,13 @@ class _Loaded:
 
 @dataclass(frozen=True)
 class _Job:
-    """A task made ready to draw. loras: as the record has them."""
+    """A task made ready to draw. loras: as the record has them. plan: of its heads."""
 
     task: Task
     picture: Picture
     loras: list[dict[str, Any]]
+    plan: HeadPlan
+    scores: HeadScores
 
 
 class Artist:
@@ -54,13 +59,19 @@ class Artist:
 
     Used by one thread. registry: None looks into the data folder (see models/registry.py).
     regional: how characters' LoRAs are bound to their regions; None asks the environment.
+    scorer: who scores heads; None: the one that fits the model (`onmodel.faces.scores`).
     """
 
     def __init__(
-        self, registry: Registry | None = None, regional: RegionalSettings | None = None
+        self,
+        registry: Registry | None = None,
+        regional: RegionalSettings | None = None,
+        scorer: HeadScorer | None = None,
     ) -> None:
         self.registry = registry or Registry()
         self._regional = regional
+        self._scorer = scorer
+        self._scorers: dict[bool, HeadScorer] = {}
         self._loaded: _Loaded | None = None
         self._place: Place | None = None
 
@@ -87,7 +98,7 @@ class Artist:
 
     def batch_key(self, request: dict[str, Any]) -> str:
         """Equal for requests that differ only in prompts, seeds, images, and characters with
-        their LoRAs."""
+        their heads and LoRAs."""
         canvas = request["canvas"]
         maps = sorted(
             (m["kind"], m.get("weight", 1.0), m.get("start", 0.0), m.get("end", 1.0))
@@ -100,6 +111,7 @@ class Artist:
                 "sampling": request.get("sampling", {}),
                 "loras": casting.whole_mentions(request),
                 "maps": maps,
+                "face_pass": request.get("face_pass"),
             },
             sort_keys=True,
         )
@@ -132,8 +144,9 @@ class Artist:
             find = functools.cache(self.registry.find_lora)
             loras = casting.whole(request, find)
             casts = [_cast(task, find) for task in wanted]
+            scorer = self._scorer_for(entry)
             jobs = [
-                _prepare(task, blobs, entry, loras, cast)
+                _prepare(task, blobs, entry, loras, cast, scorer)
                 for task, cast in zip(wanted, casts, strict=True)
             ]
             self._load(entry, loras, casts, wanted, report)
@@ -163,6 +176,7 @@ class Artist:
         cancelled: Cancelled,
     ) -> Iterator[tuple[str, Drawn]]:
         """One batch; where memory runs out, its halves, down to single pictures."""
+        from onmodel.faces.face_pass import Canvas
         from onmodel.generate.sampler import sample
         from onmodel.models import memory
 
@@ -170,9 +184,11 @@ class Artist:
         family = self._loaded.family
         started = time.perf_counter()
         family.clock.take()
+        waiting: list[tuple[_Job, Canvas, dict[str, Any]]] = []
         finished: set[str] = set()
+        whole = True
+        watcher = _Watcher(jobs, settings, report, cancelled)
         try:
-            watcher = _Watcher(jobs, report, cancelled)
             for row, pixels in sample(family, [j.picture for j in jobs], settings, watcher):
                 job = jobs[row]
                 timings = {"load": ready, **family.clock.seconds}
@@ -181,11 +197,15 @@ class Artist:
                     "seed": job.picture.seed,
                     "loras": job.loras,
                     "batch": len(jobs),
-                    "timings": {k: round(v, 4) for k, v in timings.items()},
+                    "timings": timings,
                 }
+                canvas = Canvas(job.task.id, job.picture, job.plan, pixels, job.scores.judge)
+                if job.plan.count:
+                    waiting.append((job, canvas, own))
+                    continue
+                result = _finish(job, canvas, own)
                 finished.add(job.task.id)
-                yield job.task.id, _finish(job.task.request, pixels, own)
-            return
+                yield job.task.id, result
         except ModelError as error:
             raise DrawError(error.message, error.fix) from error
         except (RuntimeError, MemoryError) as error:
@@ -193,6 +213,11 @@ class Artist:
                 raise
             log.warning("Out of memory with %d pictures at once: %s", len(jobs), error)
             memory.free_cache(family.place)
+            whole = False
+        yield from self._repair_heads(waiting, settings, watcher)
+        if whole:
+            return
+        finished |= {job.task.id for job, _, _ in waiting}
         # Outside the except clause, which would keep the failed batch's tensors alive.
         left = [j for j in jobs if j.task.id not in finished]
         if len(jobs) == 1:
@@ -207,6 +232,45 @@ class Artist:
         for part in (left[:half], left[half:]):
             if part:
                 yield from self._draw_jobs(part, settings, record, ready, report, cancelled)
+
+    def _repair_heads(
+        self,
+        drawn: list[tuple[_Job, Canvas, dict[str, Any]]],
+        settings: Settings,
+        watcher: _Watcher,
+    ) -> Iterator[tuple[str, Drawn]]:
+        """The face pass over drawn keyframes with heads to repair; each is yielded when through."""
+        from onmodel.faces import face_pass
+        from onmodel.models import memory
+
+        if not drawn:
+            return
+        assert self._loaded is not None
+        family = self._loaded.family
+        side = drawn[0][0].plan.side
+        limit = memory.batch_limit(family.place, side * side, _weight_bytes(family.entry))
+        started = time.perf_counter()
+        known = {job.task.id: (job, own) for job, _, own in drawn}
+        canvases = [canvas for _, canvas, _ in drawn]
+        try:
+            for canvas in face_pass.run(family, canvases, settings, limit, watcher.heads):
+                job, own = known[canvas.id]
+                seconds = time.perf_counter() - started
+                own["timings"]["faces"] = seconds
+                own["timings"]["total"] += seconds
+                yield canvas.id, _finish(job, canvas, own)
+        except ModelError as error:
+            raise DrawError(error.message, error.fix) from error
+
+    def _scorer_for(self, entry: ModelEntry) -> HeadScorer:
+        """Who can tell this model's people apart."""
+        from onmodel.faces.scores import Scorer
+
+        if self._scorer is not None:
+            return self._scorer
+        if entry.embedded not in self._scorers:
+            self._scorers[entry.embedded] = Scorer(embedded=entry.embedded)
+        return self._scorers[entry.embedded]
 
     def _fitting_way(self, regional: RegionalSettings) -> RegionalSettings:
         """The wanted way, or the reference way where a LoRA's parts have no place in a picture."""
@@ -271,24 +335,52 @@ class Artist:
 
 
 class _Watcher:
-    """Between the sampler, which speaks of rows, and the queue, which speaks of tasks."""
+    """Between the sampler, which speaks of rows, and the queue, which speaks of tasks.
 
-    def __init__(self, jobs: Sequence[_Job], report: Report, cancelled: Cancelled) -> None:
+    The steps of a keyframe are those of its drawing, then those of its heads.
+    """
+
+    def __init__(
+        self, jobs: Sequence[_Job], settings: Settings, report: Report, cancelled: Cancelled
+    ) -> None:
+        from onmodel.faces.face_pass import plan_steps
+
         self._ids = [j.task.id for j in jobs]
+        self._more = {j.task.id: plan_steps(j.plan, settings) for j in jobs}
         self._report = report
         self._cancelled = cancelled
+        self.heads = _HeadWatcher(settings.steps, self._more, report, cancelled)
 
     def step(self, row: int, step: int, steps: int) -> None:
-        self._report(self._ids[row], "sampling", {"step": step, "steps": steps})
+        id = self._ids[row]
+        self._report(id, "sampling", {"step": step, "steps": steps + self._more[id]})
 
     def preview(self, row: int, step: int, steps: int, image: Any) -> None:
         from onmodel.generate.pictures import encode_png
 
-        data = {"step": step, "steps": steps, "png": encode_png(image)}
-        self._report(self._ids[row], "preview", data)
+        id = self._ids[row]
+        data = {"step": step, "steps": steps + self._more[id], "png": encode_png(image)}
+        self._report(id, "preview", data)
 
     def cancelled(self, row: int) -> bool:
         return self._cancelled(self._ids[row])
+
+
+@dataclass(frozen=True)
+class _HeadWatcher:
+    """Between the face pass and the queue. drawn: steps of a drawing. heads: of its heads."""
+
+    drawn: int
+    heads: dict[str, int]
+    report: Report
+    ask: Cancelled
+
+    def step(self, id: str, done: int) -> None:
+        steps = self.drawn + self.heads[id]
+        self.report(id, "sampling", {"step": self.drawn + done, "steps": steps})
+
+    def cancelled(self, id: str) -> bool:
+        return self.ask(id)
 
 
 def _cast(task: Task, find: casting.Find) -> list[Bound]:
@@ -304,22 +396,33 @@ def _prepare(
     entry: ModelEntry,
     loras: list[tuple[LoraEntry, float]],
     cast: list[Bound],
+    scorer: HeadScorer,
 ) -> _Job:
+    from onmodel.faces.keyframe import plan_keyframe
+    from onmodel.faces.record import HeadScores
     from onmodel.generate.conditioning import picture
 
     try:
         made = picture(task.request, blobs, entry, [bound.regional for bound in cast])
+        plan = plan_keyframe(task.request, blobs, entry, cast)
     except RequestProblem as error:
         raise DrawError(error.message, error.fix, [task.id]) from error
-    return _Job(task, made, casting.record(loras, cast))
+    scores = HeadScores(task.request, blobs, scorer, plan.settings.keep_if_better)
+    return _Job(task, made, casting.record(loras, cast), plan, scores)
 
 
-def _finish(request: dict[str, Any], pixels: Any, record: dict[str, Any]) -> Drawn:
+def _finish(job: _Job, canvas: Canvas, record: dict[str, Any]) -> Drawn:
+    from onmodel.faces.record import heads_record
     from onmodel.generate.conditioning import crop_box
     from onmodel.generate.pictures import encode_png, request_key
 
+    request, pixels = job.task.request, canvas.pixels
     left, top, right, bottom = crop_box(request["canvas"])
-    record = record | {"request_key": request_key(request)}
+    record = record | {
+        "timings": {stage: round(seconds, 4) for stage, seconds in record["timings"].items()},
+        "heads": heads_record(job.scores, job.plan, canvas.outcomes, pixels),
+        "request_key": request_key(request),
+    }
     return Drawn(encode_png(pixels[top:bottom, left:right], record), record)
 
 

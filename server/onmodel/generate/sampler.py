@@ -72,15 +72,34 @@ def sample(
 
     Pictures that the watcher calls cancelled leave the batch at the next step and are not yielded.
     """
+    rows, latents = denoised(family, pictures, settings, watcher, start)
+    for place, row in enumerate(rows):
+        if not watcher.cancelled(row):
+            yield row, family.decode(latents[place : place + 1])[0]
+
+
+def steps_of(steps: int, strength: float) -> int:
+    """How many of so many steps are done from a start of this denoise strength; at least one."""
+    return min(steps, max(1, round(steps * strength)))
+
+
+def denoised(
+    family: Family,
+    pictures: Sequence[Picture],
+    settings: Settings,
+    watcher: Watcher,
+    start: Start | None = None,
+) -> tuple[list[int], torch.Tensor]:
+    """Rows that nobody cancelled and their clean latents (n, …), for a next sampler or `decode`."""
     rows = [r for r in range(len(pictures)) if not watcher.cancelled(r)]
     if not rows:
-        return
+        return [], torch.empty(0)
     run = _Run(family, [pictures[r] for r in rows], rows, settings, start)
     shown = time.perf_counter()
     steps = len(run.timesteps)
     for i in range(steps):
         if not run.drop_cancelled(watcher):
-            return
+            return [], run.latents[:0]
         run.step(i)
         for row in run.rows:
             watcher.step(row, i + 1, steps)
@@ -89,9 +108,7 @@ def sample(
             shown = now
             for row, image in zip(run.rows, family.preview(run.clean), strict=True):
                 watcher.preview(row, i + 1, steps, image)
-    for place, row in enumerate(run.rows):
-        if not watcher.cancelled(row):
-            yield row, family.decode(run.latents[place : place + 1])[0]
+    return run.rows, run.latents
 
 
 class _Run:
@@ -122,6 +139,7 @@ class _Run:
             ]
         ).to(family.place.device)
         self.start = start
+        self.skipped = 0
         self.first_noise = noise
         if start is None:
             self.latents = noise * float(getattr(self.schedulers[0], "init_noise_sigma", 1.0))
@@ -134,7 +152,7 @@ class _Run:
     def _begin_at(self, strength: float) -> None:
         """Leave out the first steps, so that `strength` of them remain; at least one."""
         total = len(self.timesteps)
-        skip = min(total - 1, max(0, total - round(total * strength)))
+        self.skipped = skip = total - steps_of(total, strength)
         self.timesteps = self.timesteps[skip:]
         for scheduler in self.schedulers:
             if hasattr(scheduler, "set_begin_index"):
@@ -175,7 +193,10 @@ class _Run:
                 for b, scheduler in enumerate(self.schedulers)
             ]
         )
-        out = self.family.denoise(self.prepared, scaled, t, i / len(self.timesteps))
+        # Steps that a start leaves out count as done: a map's start and end are places on the way
+        # from noise to picture.
+        done = (self.skipped + i) / (self.skipped + len(self.timesteps))
+        out = self.family.denoise(self.prepared, scaled, t, done)
         moved, clean = [], []
         for b, scheduler in enumerate(self.schedulers):
             result = _advance(

@@ -53,7 +53,12 @@ class RegionPrompt:
 
 @dataclass(frozen=True)
 class Picture:
-    """Everything a family needs to draw one picture, images decoded. Sizes in pixels."""
+    """Everything a family needs to draw one picture, images decoded. Sizes in pixels.
+
+    loras: (adapter, weight), sorted by adapter, that act on the whole of this picture and on its
+    prompts, as if no other LoRA were bound; the adapters are bound to regions (`LoraShelf.use`). A
+    picture has either these or regions.
+    """
 
     prompt: str
     negative: str
@@ -62,6 +67,7 @@ class Picture:
     seed: int
     maps: Sequence[ControlMap] = ()
     regions: Sequence[RegionPrompt] = ()
+    loras: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,11 @@ class Family(ABC):
     @abstractmethod
     def encode(self, images: np.ndarray) -> torch.Tensor:
         """Latents (B, …) float32 of images (B, H, W, 3) uint8, to start from or to inpaint."""
+
+    @abstractmethod
+    def cells(self, masks: np.ndarray) -> torch.Tensor:
+        """How much of each latent place the masks cover, 0..1, float32 on the device, of a shape
+        that multiplies latents: (B, 1, h, w) for SDXL. masks: (B, H, W) float32, 0..1."""
 
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> np.ndarray:

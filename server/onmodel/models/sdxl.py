@@ -18,7 +18,7 @@ from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regions import token_shares, use_regions
 from onmodel.models import lora_names, memory, sdxl_text
 from onmodel.models.errors import ModelError
-from onmodel.models.family import Clock, Family, Picture, Prepared, Site
+from onmodel.models.family import Clock, Family, Picture, Prepared, RegionPrompt, Site
 from onmodel.models.memory import Place
 from onmodel.models.once_embedded import embed_once
 from onmodel.models.preview import LinearPreview
@@ -114,11 +114,11 @@ class SDXL(Family):
         )
         return Embedding(keys[0].to(self.dtype), pooled[0].to(self.dtype))
 
-    def _negative(self, text: str, like: Embedding) -> Embedding:
+    def _negative(self, text: str, like: Embedding, cast: Cast) -> Embedding:
         if not text.strip() and self.parts.zero_empty:
             first = like.keys[: self.parts.tokenizers[0].model_max_length]
             return Embedding(torch.zeros_like(first), torch.zeros_like(like.pooled))
-        return self.embed(text)
+        return self.embed(text, cast)
 
     # Sampling
 
@@ -131,22 +131,21 @@ class SDXL(Family):
     ) -> Batch:
         first = pictures[0]
         texts = []
-        for p in pictures:
-            shot = self.embed(p.prompt)
-            own = [
-                self.embed(r.prompt, r.loras).keys if r.prompt else shot.keys[:0] for r in p.regions
-            ]
-            negative = self._negative(p.negative, shot)
-            casts = [r.loras for r in p.regions]
-            bound = [r for r in p.regions if r.loras]
+        regions = [_regions(p) for p in pictures]
+        for p, parts in zip(pictures, regions, strict=True):
+            shot = self.embed(p.prompt, p.loras)
+            own = [self.embed(r.prompt, r.loras).keys if r.prompt else shot.keys[:0] for r in parts]
+            negative = self._negative(p.negative, shot, p.loras)
+            casts = [r.loras for r in parts]
+            bound = [r for r in parts if r.loras]
             whole = len(bound) == 1 and bool(bound[0].mask.all())
             texts.append(PictureText(shot, own, negative, casts, whole))
         size = (first.height // self.latent_scale, first.width // self.latent_scale)
-        shares = torch.zeros(len(pictures), max(1, *(len(p.regions) for p in pictures)), *size)
-        for row, picture in enumerate(pictures):
-            if picture.regions:
-                masks = torch.from_numpy(np.stack([r.mask for r in picture.regions]))
-                shares[row, : len(picture.regions)] = token_shares(masks, size)
+        shares = torch.zeros(len(pictures), max(1, *(len(parts) for parts in regions)), *size)
+        for row, parts in enumerate(regions):
+            if parts:
+                masks = torch.from_numpy(np.stack([r.mask for r in parts]))
+                shares[row, : len(parts)] = token_shares(masks, size)
         controls = self._controls(pictures)
         return Batch(
             texts,
@@ -288,6 +287,11 @@ class SDXL(Family):
             x = (x.float() / 127.5 - 1.0).to(vae.dtype)
             return self._scaled(vae.encode(x).latent_dist.mode().float(), back=False)
 
+    def cells(self, masks: np.ndarray) -> torch.Tensor:
+        height, width = masks.shape[-2:]
+        size = (height // self.latent_scale, width // self.latent_scale)
+        return token_shares(torch.from_numpy(masks)[:, None], size).to(self.place.device)
+
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         vae = self.parts.vae
@@ -309,3 +313,13 @@ class SDXL(Family):
         self._texts.clear()
         del self.parts
         memory.free_cache(self.place)
+
+
+def _regions(picture: Picture) -> Sequence[RegionPrompt]:
+    """A picture's regions; for LoRAs of all of it, one region that covers it."""
+    if not picture.loras:
+        return picture.regions
+    if picture.regions:
+        raise ValueError("A picture has either LoRAs of its own or regions.")
+    whole = np.ones((picture.height, picture.width), bool)
+    return [RegionPrompt("", whole, picture.loras)]
