@@ -8,6 +8,7 @@ never mixed. torch, dlib and insightface are imported when the first head is loo
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections.abc import Sequence
@@ -16,9 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from onmodel.faces.calibrations import Calibrations
-from onmodel.identity import dlib_faces, find, insightface_faces, portrait, registry, rehearsal
-from onmodel.identity.calibrate import Calibration
-from onmodel.identity.interface import Array, Embedder, HeadBox, NoFace
+from onmodel.identity import (
+    dlib_faces,
+    find,
+    insightface_faces,
+    portrait,
+    registry,
+    rehearsal,
+    strangers,
+)
+from onmodel.identity.calibrate import Calibration, Member
+from onmodel.identity.interface import Array, Embedder, Embedding, HeadBox, NoFace
 from onmodel.identity.references import (
     NoReferenceError,
     Reference,
@@ -38,6 +47,9 @@ dlib_note = (
     "Scored by dlib, which is weak on drawn faces (AUC .72 on the rehearsal world) and refuses "
     "heads turned more than 75°. Name an InsightFace pack where its licence allows."
 )
+
+drawn_variants = 3
+"""How often each portrait is made to look drawn when a cast is calibrated."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +129,7 @@ class Scorer:
         self.embedder, self.why_not, self.note = chosen.embedder, chosen.why_not, chosen.note
         self._calibrations = calibrations or Calibrations(None)
         self._seen: dict[tuple[str, ...], References | str] = {}
+        self._portraits: dict[tuple[str, ...], list[Reference]] = {}
         if self.embedder is None:
             log.warning("Heads will not be scored: %s", self.why_not)
         elif self.note:
@@ -148,7 +161,38 @@ class Scorer:
         enough, else the embedder's, else None."""
         if self.embedder is None:
             return None
-        return registry.calibration(self.name)
+        looks: dict[str, References] = {}
+        for character in characters:
+            found = self.references_of(character, blobs)
+            if isinstance(found, References):
+                looks[character["name"]] = found
+        cast = {c["name"]: tuple(c["references"]) for c in characters if c["name"] in looks}
+        if not cast:
+            return None
+        made = self._calibrations.of(
+            self.name,
+            registry.fingerprint(self.embedder),
+            cast,
+            lambda: {name: self._member(cast[name], looks[name]) for name in cast},
+            lambda: _strangers(self.embedder),
+        )
+        if isinstance(made, Calibration):
+            return made
+        general = registry.calibration(self.name)
+        if general is None:
+            return None
+        size = f"the cast of {len(cast)} is too small for thresholds of its own"
+        return dataclasses.replace(general, source=f"{general.source}; {size}")
+
+    def member(
+        self, character: dict[str, Any], blobs: BlobReader, good: Sequence[Embedding] = ()
+    ) -> Member | str:
+        """A character for a calibration, or why it cannot be one. good: embeddings of its heads in
+        drawings that a person found right."""
+        found = self.references_of(character, blobs)
+        if isinstance(found, str):
+            return found
+        return self._member(tuple(character["references"]), found, good)
 
     def score(
         self,
@@ -179,7 +223,18 @@ class Scorer:
             found.value, found.probability, found.verdict, self.name, calibration=source
         )
 
-    def _look(self, name: str, hashes: Sequence[str], blobs: BlobReader) -> References | str:
+    def _member(
+        self, hashes: tuple[str, ...], found: References, good: Sequence[Embedding] = ()
+    ) -> Member:
+        """The references with what drawings of them would look like, where the embedder knows."""
+        variants: list[list[Embedding]] = []
+        if isinstance(self.embedder, rehearsal.RehearsalFaces):
+            for shown in self._portraits[hashes]:
+                assert shown.head is not None
+                variants.append(self.embedder.as_drawn(shown.image, shown.head, drawn_variants))
+        return Member(found.parts, variants, good)
+
+    def _look(self, name: str, hashes: tuple[str, ...], blobs: BlobReader) -> References | str:
         assert self.embedder is not None
         shown: list[Reference] = []
         refused: list[str] = []
@@ -189,10 +244,26 @@ class Scorer:
             except (BlobError, portrait.PortraitError) as error:
                 refused.append(f"Portrait {number}: {error}")
         try:
-            return look_at(self.embedder, shown)
+            found = look_at(self.embedder, shown)
         except NoReferenceError as error:
             told = " ".join(refused)
             return f"{name} cannot be scored. {error} {told}".rstrip()
+        unseen = {place for place, _ in found.refused}
+        self._portraits[hashes] = [r for place, r in enumerate(shown) if place not in unseen]
+        for reason in [*refused, *(no.reason for _, no in found.refused)]:
+            log.warning("A portrait of %s is not used: %s", name, reason)
+        return found
+
+
+def _strangers(embedder: Embedder | None) -> Array | None:
+    """Impostors that ship with the embedder, or None."""
+    if not isinstance(embedder, rehearsal.RehearsalFaces):
+        return None
+    try:
+        return strangers.shipped(embedder.fingerprint)
+    except strangers.StrangersError as error:
+        log.warning("The cast is calibrated without strangers: %s", error)
+        return None
 
 
 def with_head(embedder: Embedder, reference: Reference) -> Reference:

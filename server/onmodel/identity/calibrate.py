@@ -11,13 +11,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from onmodel.identity.interface import Array, Embedding
+from onmodel.identity.interface import Array, Embedding, unit
 from onmodel.identity.report import Interval, percentile_interval, ranks
 
 
@@ -88,10 +88,16 @@ def error_rates(genuine: Array, impostor: Array) -> tuple[Array, Array, Array]:
 
 
 def equal_error(genuine: Array, impostor: Array) -> tuple[float, float]:
-    """(rate, threshold) where false accepts and false rejects are equal, the mean of both there."""
+    """(rate, threshold) where false accepts and false rejects are equal, the mean of both there.
+
+    Between two neighbouring cosines every threshold makes the same errors: the middle is taken,
+    which for pairs without overlap is the middle of the gap.
+    """
     thresholds, accepts, rejects = error_rates(genuine, impostor)
     at = int(np.argmin(np.abs(accepts - rejects)))
-    return float((accepts[at] + rejects[at]) / 2), float(thresholds[at])
+    below = thresholds[max(at - 1, 0)]
+    found = (below + thresholds[at]) / 2 if np.isfinite(thresholds[at]) else below
+    return float((accepts[at] + rejects[at]) / 2), float(found)
 
 
 def threshold_at(impostor: Array, rate: float = 0.01) -> float:
@@ -221,6 +227,65 @@ def calibrate_cast(
         percentile_interval(result.accept, np.array(accepts)),
         percentile_interval(result.auc, np.array(areas)),
     )
+
+
+@dataclass(frozen=True)
+class Member:
+    """A character as a calibration knows it; each row or item a unit embedding.
+
+    references: its portraits. variants: for each portrait, the same head as a drawing would show
+    it. good: heads of drawings that a person found right.
+    """
+
+    references: Sequence[Embedding]
+    variants: Sequence[Sequence[Embedding]] = ()
+    good: Sequence[Embedding] = ()
+
+
+least_genuine, least_impostors = 6, 30
+"""Pairs below which a cast has no thresholds of its own."""
+
+
+def member_pairs(cast: Mapping[str, Member], strangers: Array | None = None) -> tuple[Array, Array]:
+    """Cosines of genuine and of impostor heads with a character's mean reference.
+
+    This is what a score is (references.score), so that thresholds mean the same: a portrait and
+    its variants are measured against the mean of the character's other portraits, good drawings
+    against the mean of all; everybody else's heads and strangers (N, d) are impostors.
+    """
+    genuine: list[float] = []
+    impostor: list[float] = []
+    for name, member in cast.items():
+        shown = np.stack(member.references)
+        middle = unit(shown.mean(0))
+        genuine += [float(head @ middle) for head in member.good]
+        for place in range(len(shown)) if len(shown) > 1 else ():
+            others = unit(np.delete(shown, place, axis=0).mean(0))
+            looks = [shown[place], *(member.variants[place] if member.variants else ())]
+            genuine += [float(head @ others) for head in looks]
+        for other, someone in cast.items():
+            if other != name:
+                heads = [*someone.references, *itertools.chain(*someone.variants), *someone.good]
+                impostor += [float(head @ middle) for head in heads]
+        if strangers is not None and len(strangers):
+            impostor += [float(value) for value in strangers @ middle]
+    return np.array(genuine), np.array(impostor)
+
+
+def calibrate_members(
+    embedder: str, cast: Mapping[str, Member], strangers: Array | None = None
+) -> Calibration:
+    """Thresholds of a cast from its own heads. Raises CalibrationError where they are too few."""
+    genuine, impostor = member_pairs(cast, strangers)
+    if len(genuine) < least_genuine or len(impostor) < least_impostors:
+        raise CalibrationError(
+            f"{len(genuine)} genuine and {len(impostor)} impostor pairs are too few; "
+            f"{least_genuine} and {least_impostors} are the least."
+        )
+    people = f"a cast of {len(cast)}"
+    if strangers is not None and len(strangers):
+        people += " among strangers"
+    return calibrate(embedder, genuine, impostor, people)
 
 
 def _pairs(genuine: Array, impostor: Array) -> tuple[Array, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from onmodel.identity import augment, evaluate, pack, rehearsal
+from onmodel.identity import augment, evaluate, pack, rehearsal, strangers
 from onmodel.identity.calibrate import calibrate
 from onmodel.identity.net import input_size
 from onmodel.identity.train import network_input
@@ -72,6 +72,7 @@ def export(folder: Path, names: list[str]) -> list[dict[str, object]]:
     calibrate(rehearsal.name, genuine, others, source).save(
         rehearsal.folder / f"{rehearsal.name}_calibration.json"
     )
+    strangers.make(folder / "packs", names)
     results: dict[str, object] = {**facts, "held_out_people": people, "held_out_heads": len(heads)}
     rows: list[dict[str, object]] = []
     for title, found in (("sharp", sharp), ("as drawn", soft)):

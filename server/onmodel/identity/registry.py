@@ -57,6 +57,15 @@ def get(
     raise ModelError(f"There is no face embedder called {name}.", f"There are: {names}.")
 
 
+def fingerprint(embedder: Embedder) -> str:
+    """Names the state of an embedder: numbers of two states are never compared."""
+    if isinstance(embedder, rehearsal.RehearsalFaces):
+        return f"{embedder.name} {embedder.fingerprint}"
+    if isinstance(embedder, insightface_faces.InsightFaces):
+        return f"{embedder.name} {embedder.pack.name}"
+    return embedder.name
+
+
 def calibration(name: str) -> Calibration | None:
     """The calibration that ships with an embedder; None: calibrate it on the cast."""
     path = rehearsal.folder / f"{name}_calibration.json"

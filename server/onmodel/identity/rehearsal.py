@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ class RehearsalFaces:
         self._file = file
 
     @functools.cached_property
+    def fingerprint(self) -> str:
+        """Names this state of the network: numbers of two states are not compared."""
+        return hashlib.sha256(self._file.read_bytes()).hexdigest()[:16]
+
+    @functools.cached_property
     def _net(self) -> Any:
         from safetensors.torch import load_file
 
@@ -71,6 +77,19 @@ class RehearsalFaces:
 
         patch = cut(image, square(head, input_margin), input_size)
         return self.embed_cuts(np.asarray(patch)[None])[0]
+
+    def as_drawn(self, image: Array, head: HeadBox, times: int) -> list[Embedding]:
+        """Embeddings of a head as if a small model had drawn it, in `times` ways, always the same.
+
+        Portraits are sharp and drawings are not: thresholds have to know both.
+        """
+        import numpy as np
+
+        from onmodel.identity.export import as_drawn
+        from onmodel.identity.pack import stored_margin, stored_size
+
+        patch = cut(image, square(head, stored_margin), stored_size)
+        return list(self.embed_cuts(as_drawn(np.stack([patch] * times))))
 
     def embed_cuts(self, cuts: Array) -> Array:
         """(N, 128) float32 of heads already cut: (N, 64, 64, 3) uint8.
