@@ -10,6 +10,8 @@ the very same face; how high is high depends on the embedder, and its verdict sa
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,6 +91,16 @@ def read_heads(heads: Iterable[Mapping[str, Any]]) -> list[HeadScore]:
             )
         )
     return found
+
+
+@functools.lru_cache(maxsize=4096)
+def parse(text: str) -> tuple[HeadScore, ...]:
+    """`read_heads` of JSON, remembered: panels ask at every redraw. Nothing for what is none."""
+    try:
+        return tuple(read_heads(heads_of_record({"heads": json.loads(text)})))
+    except ValueError:
+        log.warning("a record of heads is no JSON: %.80s", text)
+        return ()
 
 
 def lowest(heads: Iterable[HeadScore]) -> float | None:

@@ -15,9 +15,8 @@ Nothing here uses bpy.ops, so that an operator around it is one step of undo.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,10 @@ import bpy
 
 from ..core.marks import planes_collection
 from ..core.retakes import Judged, best_take, same_but_for_take
-from ..core.scores import heads_of_record, lowest, read_heads
+from ..core.scores import CharacterRow, HeadScore, lowest, parse, read_heads, table
+from ..core.scores import Frame as ScoredFrame
 from . import cards, keys
 from .errors import PlaneError
-
-log = logging.getLogger(__name__)
 
 collection_name = "Onmodel Keyframes"
 _mark = "onmodel_plane"
@@ -207,7 +205,7 @@ def show_best(
     changes, where none of them has a score.
     """
     judged = [
-        Judged(key_of(p).take, lowest(read_heads(heads_of(p))))
+        Judged(key_of(p).take, lowest(heads_of(p)))
         for p in planes(scene, shot, frame)
         if same_but_for_take(json.loads(request_of(p) or "{}"), request)
     ]
@@ -215,6 +213,14 @@ def show_best(
     if best is not None and best != picked_take(scene, shot, frame):
         pick_take(scene, shot, frame, best)
     return best
+
+
+def show_best_like_shown(scene: bpy.types.Scene, shot: str, frame: int) -> None:
+    """`show_best` among the takes that are drawn of the same request as the one shown."""
+    picked = picked_take(scene, shot, frame)
+    for plane in planes(scene, shot, frame):
+        if key_of(plane).take == picked:
+            show_best(scene, shot, frame, json.loads(request_of(plane) or "{}"))
 
 
 def set_heads(plane: bpy.types.Object, heads: Sequence[Mapping[str, Any]]) -> None:
@@ -234,13 +240,15 @@ def set_heads(plane: bpy.types.Object, heads: Sequence[Mapping[str, Any]]) -> No
         plane["onmodel_score"] = lowest(scored)
 
 
-def heads_of(plane: bpy.types.Object) -> list[dict[str, Any]]:
-    """The record of the plane's drawn heads as plain data; empty where it has none."""
-    try:
-        return heads_of_record({"heads": json.loads(str(plane.get("onmodel_heads", "[]")))})
-    except ValueError:
-        log.warning("%s: onmodel_heads is no JSON", plane.name)
-        return []
+def heads_of(plane: bpy.types.Object) -> tuple[HeadScore, ...]:
+    """The plane's drawn heads; empty where nothing is known of them."""
+    return parse(str(plane.get("onmodel_heads", "[]")))
+
+
+def film_scores(scene: bpy.types.Scene) -> list[CharacterRow]:
+    """The table of scores over the takes that are shown."""
+    shown = [p for p in planes(scene) if p.get("onmodel_picked")]
+    return table(ScoredFrame(*astuple(key_of(p)), heads_of(p)) for p in shown)
 
 
 def set_range(scene: bpy.types.Scene, plane: bpy.types.Object, first: int, last: int) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from ..core import png
 from ..core import shots as core_shots
 from ..core.blob import Blob
+from ..core.portraits import Portrait, PortraitError
 from ..core.request import (
     Box,
     Camera,
@@ -36,8 +37,6 @@ log = logging.getLogger(__name__)
 
 png_level = 1
 """Maps are flat: the lowest level of zlib makes them ten times smaller for some milliseconds."""
-
-max_reference_bytes = 32 * 1024 * 1024
 
 
 class BuildError(ValueError):
@@ -94,7 +93,7 @@ class Actor:
     trigger: str = ""
     prompt: str = ""
     loras: tuple[Lora, ...] = ()
-    references: tuple[Path, ...] = ()
+    references: tuple[Portrait, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -235,27 +234,11 @@ def read_references(actors: Iterable[Actor]) -> dict[str, tuple[Blob, ...]]:
     found = {}
     for actor in actors:
         blobs = []
-        for path in actor.references:
+        for portrait in actor.references:
             try:
-                if path.stat().st_size > max_reference_bytes:
-                    raise BuildError(
-                        f"The portrait {path.name} of {actor.name} is larger than "
-                        f"{max_reference_bytes // 2**20} MB.",
-                        "Save it smaller.",
-                    )
-                data = path.read_bytes()
-            except OSError as error:
-                raise BuildError(
-                    f"The portrait {path.name} of {actor.name} cannot be read: "
-                    f"{error.strerror or error}.",
-                    "Choose it again in the Cast panel.",
-                ) from None
-            if not (data.startswith(png.signature) or data.startswith(b"\xff\xd8\xff")):
-                raise BuildError(
-                    f"The portrait {path.name} of {actor.name} is neither PNG nor JPEG.",
-                    "Save it as one of these.",
-                )
-            blobs.append(Blob(data))
+                blobs.append(Blob(portrait.read(actor.name)))
+            except PortraitError as error:
+                raise BuildError(error.message, error.fix) from None
         found[actor.name] = tuple(blobs)
     return found
 

@@ -113,7 +113,7 @@ def actors_of(cast: Sequence[CastMember]) -> list[Actor]:
             m.trigger,
             m.prompt,
             tuple(m.loras),
-            tuple(Path(r) for r in m.references),
+            tuple(p.read_packed() for p in m.references),
         )
         for m in cast
     ]

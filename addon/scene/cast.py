@@ -11,6 +11,7 @@ from pathlib import Path
 import bpy
 
 from ..core import rigs
+from ..core.portraits import Portrait, most_portraits
 from ..core.request import Lora
 from .errors import SceneError
 from .film import read_loras
@@ -23,10 +24,33 @@ _kept_rig_maps = 64
 
 
 @dataclass(frozen=True)
+class PortraitFile:
+    """A portrait as the scene names it. path: absolute. image: the .blend's image of it, which may
+    be packed; None where there is none."""
+
+    path: Path
+    image: bpy.types.Image | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        return self.image is not None and self.image.packed_file is not None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its bytes can be had: from the .blend file, or from the disk."""
+        return self.is_packed or self.path.is_file()
+
+    def read_packed(self) -> Portrait:
+        """The portrait without Blender's data: what is packed comes along."""
+        packed = self.image.packed_file if self.image is not None else None
+        return Portrait(self.path, bytes(packed.data) if packed is not None else None)
+
+
+@dataclass(frozen=True)
 class CastMember:
     """A character and what plays it in the scene.
 
-    meshes: objects of type MESH, at least one. references: absolute paths of existing portraits.
+    meshes: objects of type MESH, at least one. references: the portraits that are there.
     rig_map: which bone end is which joint, hand corrections included.
     """
 
@@ -38,7 +62,7 @@ class CastMember:
     trigger: str = ""
     prompt: str = ""
     loras: list[Lora] = field(default_factory=list)
-    references: list[Path] = field(default_factory=list)
+    references: list[PortraitFile] = field(default_factory=list)
 
 
 def read_cast(scene: bpy.types.Scene) -> list[CastMember]:
@@ -92,7 +116,7 @@ def read_member(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> CastMem
         trigger=row.trigger.strip(),
         prompt=row.prompt.strip(),
         loras=read_loras(row.loras),
-        references=[p for p in reference_paths(row) if p.is_file()],
+        references=[p for p in portraits_of(row) if p.is_there],
     )
 
 
@@ -101,9 +125,37 @@ def meshes_of(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> list[bpy.
     return [m.item for m in row.meshes if m.item is not None and m.item.name in scene.objects]
 
 
-def reference_paths(row: bpy.types.PropertyGroup) -> list[Path]:
-    """The character's portraits as absolute paths, whether the files exist or not."""
-    return [Path(bpy.path.abspath(r.filepath)) for r in row.references if r.filepath.strip()]
+def portraits_of(row: bpy.types.PropertyGroup) -> list[PortraitFile]:
+    """The character's portraits, whether they are there or not; rows left empty are left out."""
+    return [_portrait(r) for r in row.references if r.filepath.strip() or r.image is not None]
+
+
+def _portrait(reference: bpy.types.PropertyGroup) -> PortraitFile:
+    # The image's path is the truer one: Blender keeps it right when the file is saved elsewhere.
+    image = reference.image
+    text = image.filepath if image is not None else reference.filepath
+    return PortraitFile(Path(bpy.path.abspath(text)), image)
+
+
+def add_portrait(row: bpy.types.PropertyGroup, path: Path) -> None:
+    """Give the character a portrait; its path is kept relative to the .blend file if it can be.
+
+    Raises SceneError for more than `most_portraits`.
+    """
+    if len(row.references) >= most_portraits:
+        raise SceneError(
+            f"{row.name} has {most_portraits} portraits, and more make nothing better.",
+            "Remove one of them first.",
+        )
+    text = str(path)
+    if bpy.data.filepath:
+        try:
+            text = bpy.path.relpath(text)
+        except ValueError:
+            log.debug("%s is on another drive than the file: its path stays absolute.", path)
+    reference = row.references.add()
+    reference.filepath = text
+    row.reference_index = len(row.references) - 1
 
 
 # --- rigs ----------------------------------------------------------------------------------------
@@ -194,9 +246,7 @@ def uncast_rigs(scene: bpy.types.Scene) -> list[bpy.types.Object]:
 
 def drop_lost_references(row: bpy.types.PropertyGroup) -> int:
     """Remove the portraits whose files are gone; returns how many."""
-    lost = [
-        k for k, r in enumerate(row.references) if not Path(bpy.path.abspath(r.filepath)).is_file()
-    ]
+    lost = [k for k, r in enumerate(row.references) if not _portrait(r).is_there]
     for index in reversed(lost):
         row.references.remove(index)
     return len(lost)

@@ -247,7 +247,7 @@ def check_character(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> Ite
                 "Choose a joint and a bone that exist, or remove the correction.",
                 about=name,
             )
-    lost = [p.name for p in cast.reference_paths(row) if not p.is_file()]
+    lost = [p.path.name for p in cast.portraits_of(row) if not p.is_there]
     if lost:
         yield Problem(
             "warning",

@@ -14,7 +14,7 @@ import json
 
 import bpy
 
-from . import film, shots
+from . import cast, film, shots
 from .errors import SceneError
 
 changed = "changed"
@@ -39,9 +39,17 @@ def of_shot(scene: bpy.types.Scene, placed: shots.Placed) -> str:
         [s.use_guidance and round(s.guidance, 4), s.native_side, maps],
         _loras(s.loras),
         dataclasses.astuple(film.read_face_pass(s.face_pass)),
-        [[c.name, c.noun, c.trigger, c.prompt, _loras(c.loras)] for c in s.cast if c.enabled],
+        [
+            [c.name, c.noun, c.trigger, c.prompt, _loras(c.loras), _portraits(c)]
+            for c in s.cast
+            if c.enabled
+        ],
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def _portraits(row: bpy.types.PropertyGroup) -> list[str]:
+    return [p.path.name for p in cast.portraits_of(row)]
 
 
 def _loras(rows: bpy.types.bpy_prop_collection) -> list[list[object]]:

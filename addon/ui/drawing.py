@@ -203,9 +203,11 @@ class Drawing:
         doing = _words.get(session.state, "")
         if session.state is State.planning and connection.link is not Link.ready:
             doing = "Starting the server"
+        if session.waiting and session.state is State.drawing:
+            doing = "Waiting"
         where = f" {now.shot}" if now and session.state is State.drawing else ""
         run.words = f"{doing}{where}  \N{BULLET}  {through} of {len(session.items)}"
-        run.detail = f"{session.message} Esc cancels." if self.holds_input else ""
+        run.detail = f"{session.message} Esc cancels." if self.holds_input else session.waiting
 
 
 _through = (ItemState.done, ItemState.kept)

@@ -20,7 +20,7 @@ _lists = {
 """The lists of a character and the properties that hold their selected row."""
 
 
-class _OfCharacter(Reporting):
+class OfCharacter(Reporting):
     """An operator on one character: the named one, else the selected one."""
 
     bl_options = {"REGISTER", "UNDO"}
@@ -76,7 +76,7 @@ class ONMODEL_OT_cast_add_all(Reporting, bpy.types.Operator):
             cast.add_character(context.scene, rig)
 
 
-class ONMODEL_OT_cast_remove(_OfCharacter, bpy.types.Operator):
+class ONMODEL_OT_cast_remove(OfCharacter, bpy.types.Operator):
     bl_idname = "onmodel.cast_remove"
     bl_label = "Remove from Cast"
     bl_description = "Take the character out of the cast. Its rig and meshes stay"
@@ -88,7 +88,7 @@ class ONMODEL_OT_cast_remove(_OfCharacter, bpy.types.Operator):
         settings.cast_index = max(0, min(settings.cast_index, len(settings.cast) - 1))
 
 
-class ONMODEL_OT_cast_move(_OfCharacter, bpy.types.Operator):
+class ONMODEL_OT_cast_move(OfCharacter, bpy.types.Operator):
     bl_idname = "onmodel.cast_move"
     bl_label = "Move Character"
     bl_description = "Move the character in the list"
@@ -103,7 +103,7 @@ class ONMODEL_OT_cast_move(_OfCharacter, bpy.types.Operator):
             settings.cast_index = target
 
 
-class ONMODEL_OT_cast_bind(_OfCharacter, bpy.types.Operator):
+class ONMODEL_OT_cast_bind(OfCharacter, bpy.types.Operator):
     bl_idname = "onmodel.cast_bind"
     bl_label = "Bind the Selected Rig"
     bl_description = "Let the selected rig play this character, and find its meshes"
@@ -118,7 +118,7 @@ class ONMODEL_OT_cast_bind(_OfCharacter, bpy.types.Operator):
         cast.find_meshes(context.scene, row)
 
 
-class ONMODEL_OT_cast_find_meshes(_OfCharacter, bpy.types.Operator):
+class ONMODEL_OT_cast_find_meshes(OfCharacter, bpy.types.Operator):
     bl_idname = "onmodel.cast_find_meshes"
     bl_label = "Find Meshes"
     bl_description = "List the meshes that the character's rig moves"
@@ -132,7 +132,7 @@ class ONMODEL_OT_cast_find_meshes(_OfCharacter, bpy.types.Operator):
             )
 
 
-class ONMODEL_OT_cast_select(_OfCharacter, bpy.types.Operator):
+class ONMODEL_OT_cast_select(OfCharacter, bpy.types.Operator):
     bl_idname = "onmodel.cast_select"
     bl_label = "Select in Scene"
     bl_description = "Select the character's rig"
@@ -147,7 +147,7 @@ class ONMODEL_OT_cast_select(_OfCharacter, bpy.types.Operator):
         context.view_layer.objects.active = row.armature
 
 
-class ONMODEL_OT_row_add(_OfCharacter, bpy.types.Operator):
+class ONMODEL_OT_row_add(OfCharacter, bpy.types.Operator):
     bl_idname = "onmodel.row_add"
     bl_label = "Add"
     bl_description = "Add a row to this list of the character"
@@ -161,7 +161,7 @@ class ONMODEL_OT_row_add(_OfCharacter, bpy.types.Operator):
         setattr(row, _lists[self.of], len(rows) - 1)
 
 
-class ONMODEL_OT_row_remove(_OfCharacter, bpy.types.Operator):
+class ONMODEL_OT_row_remove(OfCharacter, bpy.types.Operator):
     bl_idname = "onmodel.row_remove"
     bl_label = "Remove"
     bl_description = "Remove this row from the character"
@@ -175,7 +175,7 @@ class ONMODEL_OT_row_remove(_OfCharacter, bpy.types.Operator):
             rows.remove(self.index)
 
 
-class ONMODEL_OT_joint_correct(_OfCharacter, bpy.types.Operator):
+class ONMODEL_OT_joint_correct(OfCharacter, bpy.types.Operator):
     bl_idname = "onmodel.joint_correct"
     bl_label = "Bind Joint by Hand"
     bl_description = "Add a row that binds this joint to a bone of your choice"
@@ -187,15 +187,6 @@ class ONMODEL_OT_joint_correct(_OfCharacter, bpy.types.Operator):
         if not any(j.joint == self.joint for j in row.joints):
             row.joints.add().joint = self.joint
             row.joint_index = len(row.joints) - 1
-
-
-class ONMODEL_OT_references_drop_lost(_OfCharacter, bpy.types.Operator):
-    bl_idname = "onmodel.references_drop_lost"
-    bl_label = "Remove Lost Portraits"
-    bl_description = "Remove the portraits whose files are gone"
-
-    def apply(self, context: bpy.types.Context) -> None:
-        cast.drop_lost_references(self.character(context))
 
 
 class ONMODEL_OT_film_lora_add(Reporting, bpy.types.Operator):
@@ -233,7 +224,6 @@ classes = (
     ONMODEL_OT_row_add,
     ONMODEL_OT_row_remove,
     ONMODEL_OT_joint_correct,
-    ONMODEL_OT_references_drop_lost,
     ONMODEL_OT_film_lora_add,
     ONMODEL_OT_film_lora_remove,
 )

@@ -12,6 +12,7 @@ from ..scene import shots
 from ..scene.errors import SceneError
 from . import text
 from .operator_base import Reporting
+from .operators_shots import go
 
 
 def shown(scene: bpy.types.Scene) -> planes.PlaneKey | None:
@@ -37,12 +38,19 @@ def image_of(scene: bpy.types.Scene, key: planes.PlaneKey) -> bpy.types.Image | 
 class ONMODEL_OT_take_pick(Reporting, bpy.types.Operator):
     bl_idname = "onmodel.take_pick"
     bl_label = "Pick Take"
-    bl_description = "Show this take of the keyframe"
     bl_options = {"REGISTER", "UNDO"}
 
     shot: StringProperty(name="Shot", description="Its name or uid", options={"SKIP_SAVE"})
     frame: IntProperty(options={"SKIP_SAVE"})
-    take: IntProperty(options={"SKIP_SAVE"})
+    take: IntProperty(
+        name="Take", description="0 leaves the choice to Onmodel again", options={"SKIP_SAVE"}
+    )
+
+    @classmethod
+    def description(cls, _context: bpy.types.Context, values: bpy.types.OperatorProperties) -> str:
+        if values.take:
+            return "Show this take of the keyframe, whatever is drawn later"
+        return "Leave the choice to Onmodel again: the take with the highest score"
 
     def apply(self, context: bpy.types.Context) -> None:
         scene = context.scene
@@ -50,8 +58,11 @@ class ONMODEL_OT_take_pick(Reporting, bpy.types.Operator):
         placed = next((p for p in shots.place(scene) if self.shot in (p.uid, p.name)), None)
         if placed is None:
             raise SceneError(f"There is no shot {self.shot}.", "Choose a shot from the list.")
-        planes.pick_take(scene, placed.uid, self.frame, self.take)
-        shots.keyframe_row(placed.kept, self.frame).take = self.take
+        if self.take:
+            planes.pick_take(scene, placed.uid, self.frame, self.take)
+        else:
+            planes.show_best_like_shown(scene, placed.uid, self.frame)
+        shots.pick_take(scene, placed.uid, self.frame, self.take)
         text.redraw()
 
 
@@ -90,9 +101,40 @@ class ONMODEL_OT_results_clear(Reporting, bpy.types.Operator):
             if key is None:
                 raise SceneError("No drawing is shown here.", "Go to a keyframe that is drawn.")
             planes.remove(scene, key)
+            if shots.picked_take(scene, key.shot, key.frame) == key.take:
+                shots.pick_take(scene, key.shot, key.frame, 0)
             left = planes.takes(scene, key.shot, key.frame)
             if left:
                 planes.pick_take(scene, key.shot, key.frame, left[-1])
+        text.redraw()
+
+
+class ONMODEL_OT_worst_go(Reporting, bpy.types.Operator):
+    bl_idname = "onmodel.worst_go"
+    bl_label = "Go to Worst Frame"
+    bl_description = "Go to the keyframe in which this character has its lowest score"
+    bl_options = {"REGISTER", "UNDO"}
+
+    who: StringProperty(name="Character", options={"SKIP_SAVE"})
+
+    def apply(self, context: bpy.types.Context) -> None:
+        scene = context.scene
+        rows = (r for r in planes.film_scores(scene) if r.character == self.who)
+        worst = next((r.worst for r in rows), None)
+        if worst is None:
+            raise SceneError(f"{self.who} has no score yet.", "Draw with portraits in the cast.")
+        shots.sync(scene)
+        placed = shots.find(scene, worst.shot)
+        go(context, placed.marker.camera, worst.frame)
+        scene.onmodel.shot_index = next(
+            k for k, row in enumerate(scene.onmodel.shots) if row.uid == worst.shot
+        )
+        for item in context.selected_objects:
+            item.select_set(False)
+        # Image planes let clicks through and cannot be selected; the active object can be one.
+        for plane in planes.planes(scene, worst.shot, worst.frame):
+            if planes.key_of(plane).take == worst.take:
+                context.view_layer.objects.active = plane
         text.redraw()
 
 
@@ -154,6 +196,7 @@ classes = (
     ONMODEL_OT_pictures_show,
     ONMODEL_OT_take_pick,
     ONMODEL_OT_results_clear,
+    ONMODEL_OT_worst_go,
     ONMODEL_OT_strips_place,
     ONMODEL_OT_planes_opacity,
 )

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import bpy
 
+from ..core import scores
 from ..core.marks import planes_collection
 from ..planes import planes
 from ..scene import shots
 from . import drawing, text
 from .operators_results import image_of, shown
 from .panels_scene import Sidebar
+
+_takes_a_row = 3
 
 
 class ONMODEL_PT_results(Sidebar, bpy.types.Panel):
@@ -54,19 +57,13 @@ def _draw_keyframe(
     if preview is not None:
         layout.template_icon(icon_value=preview.icon_id, scale=6.5)
     takes = planes.takes(scene, key.shot, key.frame)
-    row = layout.row(align=True)
-    row.label(text="Takes")
-    for take in takes:
-        pick = row.operator("onmodel.take_pick", text=str(take), depress=take == key.take)
-        pick.shot, pick.frame, pick.take = key.shot, key.frame, take
+    _draw_takes(layout, scene, key)
     here = scene.frame_current == key.frame
-    new = row.row(align=True)
-    new.enabled = here and drawing.current is None
-    draw = new.operator("onmodel.draw", text="New Take", icon="ADD")
-    draw.what, draw.only_take = "keyframe", max(takes, default=0) + 1
     row = layout.row(align=True)
     again = row.row(align=True)
     again.enabled = here and drawing.current is None
+    draw = again.operator("onmodel.draw", text="New Take", icon="ADD")
+    draw.what, draw.only_take = "keyframe", max(takes, default=0) + 1
     draw = again.operator("onmodel.draw", text="Draw Again", icon="FILE_REFRESH")
     draw.what, draw.only_take, draw.redraw = "keyframe", key.take, True
     row.operator("onmodel.results_clear", text="", icon="TRASH").what = "take"
@@ -74,6 +71,22 @@ def _draw_keyframe(
         note = layout.column()
         note.active = False
         text.wrapped(note, f"Shown from keyframe {key.frame}.")
+
+
+def _draw_takes(layout: bpy.types.UILayout, scene: bpy.types.Scene, key: planes.PlaneKey) -> None:
+    """A button for each take, with its lowest score; a pin beside them if the artist picked one."""
+    row = layout.row(align=True)
+    row.label(text="Takes")
+    grid = row.grid_flow(row_major=True, columns=_takes_a_row, align=True)
+    for plane in planes.planes(scene, key.shot, key.frame):
+        take = planes.key_of(plane).take
+        score = scores.lowest(planes.heads_of(plane))
+        words = str(take) if score is None else f"{take}  \N{BULLET}  {score:.2f}"
+        pick = grid.operator("onmodel.take_pick", text=words, depress=take == key.take)
+        pick.shot, pick.frame, pick.take = key.shot, key.frame, take
+    if shots.picked_take(scene, key.shot, key.frame):
+        pick = row.operator("onmodel.take_pick", text="", icon="PINNED", depress=True)
+        pick.shot, pick.frame, pick.take = key.shot, key.frame, 0
 
 
 def _draw_all(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:

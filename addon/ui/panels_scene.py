@@ -73,7 +73,9 @@ def _draw_empty_cast(layout: bpy.types.UILayout, context: bpy.types.Context) -> 
     column.operator("onmodel.cast_add", text="Cast the Selected Rig", icon="OUTLINER_OB_ARMATURE")
 
 
-class _OfCharacter(Sidebar):
+class OfCharacter(Sidebar):
+    """Mixin: a part of the Cast panel about the selected character."""
+
     bl_parent_id = "ONMODEL_PT_cast"
     bl_options = {"DEFAULT_CLOSED"}
 
@@ -82,19 +84,19 @@ class _OfCharacter(Sidebar):
         return cast.active_row(context.scene) is not None
 
 
-def _member(context: bpy.types.Context) -> bpy.types.PropertyGroup:
+def member_of(context: bpy.types.Context) -> bpy.types.PropertyGroup:
     """The selected character, which the panel's poll has seen."""
     member = cast.active_row(context.scene)
     assert member is not None
     return member
 
 
-class ONMODEL_PT_cast_loras(_OfCharacter, bpy.types.Panel):
+class ONMODEL_PT_cast_loras(OfCharacter, bpy.types.Panel):
     bl_label = "LoRAs"
     bl_order = 0
 
     def draw(self, context: bpy.types.Context) -> None:
-        member = _member(context)
+        member = member_of(context)
         if not member.loras:
             text.wrapped(
                 self.layout, "A LoRA trained on this character holds its face and clothes."
@@ -120,29 +122,12 @@ def draw_lora(
     return button
 
 
-class ONMODEL_PT_cast_references(_OfCharacter, bpy.types.Panel):
-    bl_label = "Portraits"
-    bl_order = 1
-
-    def draw(self, context: bpy.types.Context) -> None:
-        member = _member(context)
-        if not member.references:
-            text.wrapped(self.layout, "Pictures of the character's face, to compare drawings with.")
-        column = self.layout.column(align=True)
-        for index, reference in enumerate(member.references):
-            row = column.row(align=True)
-            row.prop(reference, "filepath", text="")
-            button = row.operator("onmodel.row_remove", text="", icon="X")
-            button.of, button.index = "references", index
-        self.layout.operator("onmodel.row_add", text="Add Portrait", icon="ADD").of = "references"
-
-
-class ONMODEL_PT_cast_rig(_OfCharacter, bpy.types.Panel):
+class ONMODEL_PT_cast_rig(OfCharacter, bpy.types.Panel):
     bl_label = "Rig and Meshes"
     bl_order = 2
 
     def draw(self, context: bpy.types.Context) -> None:
-        member = _member(context)
+        member = member_of(context)
         layout = self.layout
         _draw_rig_check(layout, member)
         column = layout.column(align=True)
@@ -354,12 +339,14 @@ class ONMODEL_PT_film(Sidebar, bpy.types.Panel):
         column.prop(settings, "output")
 
 
-class _OfFilm(Sidebar):
+class OfFilm(Sidebar):
+    """Mixin: a part of the Film panel."""
+
     bl_parent_id = "ONMODEL_PT_film"
     bl_options = {"DEFAULT_CLOSED"}
 
 
-class ONMODEL_PT_film_maps(_OfFilm, bpy.types.Panel):
+class ONMODEL_PT_film_maps(OfFilm, bpy.types.Panel):
     bl_label = "Maps"
     bl_order = 0
 
@@ -377,7 +364,7 @@ class ONMODEL_PT_film_maps(_OfFilm, bpy.types.Panel):
             values.prop(group, "end", text="")
 
 
-class ONMODEL_PT_film_sampling(_OfFilm, bpy.types.Panel):
+class ONMODEL_PT_film_sampling(OfFilm, bpy.types.Panel):
     bl_label = "Sampling"
     bl_order = 1
 
@@ -392,7 +379,7 @@ class ONMODEL_PT_film_sampling(_OfFilm, bpy.types.Panel):
         layout.prop(settings, "native_side")
 
 
-class ONMODEL_PT_film_loras(_OfFilm, bpy.types.Panel):
+class ONMODEL_PT_film_loras(OfFilm, bpy.types.Panel):
     bl_label = "Style LoRAs"
     bl_order = 2
 
@@ -407,7 +394,6 @@ class ONMODEL_PT_film_loras(_OfFilm, bpy.types.Panel):
 classes = (
     ONMODEL_PT_cast,
     ONMODEL_PT_cast_loras,
-    ONMODEL_PT_cast_references,
     ONMODEL_PT_cast_rig,
     ONMODEL_PT_shots,
     ONMODEL_PT_shot_settings,

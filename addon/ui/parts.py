@@ -14,10 +14,12 @@ from . import (
     lists,
     operators_cast,
     operators_draw,
+    operators_portraits,
     operators_results,
     operators_server,
     operators_shots,
     panels_draw,
+    panels_faces,
     panels_results,
     panels_scene,
     preferences,
@@ -29,6 +31,7 @@ _modules = (
     preferences,
     operators_server,
     operators_cast,
+    operators_portraits,
     operators_shots,
     operators_draw,
     operators_results,
@@ -37,6 +40,7 @@ _modules = (
     panels_scene,
     panels_draw,
     panels_results,
+    panels_faces,
 )
 
 

@@ -128,7 +128,7 @@ def test_everything_typed_is_read(scene, tmp_path):
     (ada,) = cast.read_cast(scene)
     assert (ada.noun, ada.trigger, ada.prompt) == ("woman", "ad4", "red coat")
     assert ada.loras == [Lora("ada_v2", 0.8)]
-    assert ada.references == [portrait]
+    assert [p.path for p in ada.references] == [portrait]
     assert ada.rig_map.joints["left_elbow"] == ("mixamorig:Head", "tail")
     assert ("warning", "Ada's portraits were not found: gone.png.") in said(scene)
     assert cast.drop_lost_references(row) == 1
