@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +248,12 @@ def heads_of(plane: bpy.types.Object) -> tuple[HeadScore, ...]:
 def film_scores(scene: bpy.types.Scene) -> list[CharacterRow]:
     """The table of scores over the takes that are shown."""
     shown = [p for p in planes(scene) if p.get("onmodel_picked")]
-    return table(ScoredFrame(*astuple(key_of(p)), heads_of(p)) for p in shown)
+    return table(_scored(p) for p in shown)
+
+
+def _scored(plane: bpy.types.Object) -> ScoredFrame:
+    key = key_of(plane)
+    return ScoredFrame(key.shot, key.frame, key.take, heads_of(plane))
 
 
 def set_range(scene: bpy.types.Scene, plane: bpy.types.Object, first: int, last: int) -> None:
