@@ -125,7 +125,7 @@ class Artist:
         except ModelError:
             return 1
         pixels = int(request["canvas"]["width"]) * int(request["canvas"]["height"])
-        weights = _weight_bytes(entry)
+        weights = weight_bytes(entry)
         return memory.batch_limit(self._choose_place(weights), pixels, weights)
 
     def draw(
@@ -140,7 +140,7 @@ class Artist:
         try:
             entry = self.registry.find(request["model"], request.get("model_hash"))
             regional = self._regional or regional_settings.from_environment()
-            settings = _settings(request, entry)
+            settings = sampling_settings(request, entry)
             find = functools.cache(self.registry.find_lora)
             loras = casting.whole(request, find)
             casts = [_cast(task, find) for task in wanted]
@@ -248,7 +248,7 @@ class Artist:
         assert self._loaded is not None
         family = self._loaded.family
         side = drawn[0][0].plan.side
-        limit = memory.batch_limit(family.place, side * side, _weight_bytes(family.entry))
+        limit = memory.batch_limit(family.place, side * side, weight_bytes(family.entry))
         started = time.perf_counter()
         known = {job.task.id: (job, own) for job, _, own in drawn}
         canvases = [canvas for _, canvas, _ in drawn]
@@ -264,12 +264,14 @@ class Artist:
 
     def _scorer_for(self, entry: ModelEntry) -> HeadScorer:
         """Who can tell this model's people apart."""
+        from onmodel.faces.calibrations import Calibrations
         from onmodel.faces.scores import Scorer
 
         if self._scorer is not None:
             return self._scorer
         if entry.embedded not in self._scorers:
-            self._scorers[entry.embedded] = Scorer(embedded=entry.embedded)
+            kept = Calibrations(self.registry.data / "calibrations")
+            self._scorers[entry.embedded] = Scorer(None, kept, embedded=entry.embedded)
         return self._scorers[entry.embedded]
 
     def _fitting_way(self, regional: RegionalSettings) -> RegionalSettings:
@@ -305,7 +307,7 @@ class Artist:
             if self._loaded is not None:
                 self._loaded.family.unload()
                 self._loaded = None
-            place = self._choose_place(_weight_bytes(entry), fresh=True)
+            place = self._choose_place(weight_bytes(entry), fresh=True)
             family = families.load(entry, place)
             self._loaded = _Loaded(key, family, LoraShelf(family))
         shelf = self._loaded.shelf
@@ -426,7 +428,8 @@ def _finish(job: _Job, canvas: Canvas, record: dict[str, Any]) -> Drawn:
     return Drawn(encode_png(pixels[top:bottom, left:right], record), record)
 
 
-def _settings(request: dict[str, Any], entry: ModelEntry) -> Settings:
+def sampling_settings(request: dict[str, Any], entry: ModelEntry) -> Settings:
+    """How a request's model is to denoise. Raises ModelError for what it cannot do."""
     from onmodel.generate.sampler import Settings
     from onmodel.models import schedulers
 
@@ -444,7 +447,8 @@ def _settings(request: dict[str, Any], entry: ModelEntry) -> Settings:
     return Settings(name, int(steps), float(guidance))
 
 
-def _weight_bytes(entry: ModelEntry) -> int:
+def weight_bytes(entry: ModelEntry) -> int:
+    """Bytes of a model's files, its ControlNet's too."""
     paths = list(entry.found.weights)
     if entry.controlnet and entry.controlnet.is_dir():
         paths += [p for p in entry.controlnet.glob("*.safetensors") if p not in paths]

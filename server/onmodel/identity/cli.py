@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from onmodel.faces.fix_cli import add_fix_parser
+
 
 def head_box(text: str) -> tuple[float, float, float, float]:
     """X0,Y0,X1,Y1 in pixels. Raises ArgumentTypeError where it is none."""
@@ -43,6 +45,7 @@ def add_faces_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
     scoring.add_argument("--embedder", default="", help="left out: one that needs no box, or dlib")
     scoring.add_argument("--provider", action="append", help="ONNX Runtime's, for insightface")
     scoring.add_argument("--accept-licence", action="store_true", help="for insightface's packs")
+    add_fix_parser(actions)
     for one in (listing, scoring):
         one.add_argument("--pack", type=Path, help="folder of an InsightFace pack")
         one.add_argument("--json", action="store_true", help="print JSON")

@@ -99,6 +99,14 @@ class DlibFaces:
         x = work_size / 2 + math.sin(math.radians(yaw or 0.0)) * face_slide * wide
         return self._describe(patch, *_face_in_head(x, work_size / 2, tall))
 
+    def points(self, image: Array) -> list[Array]:
+        """Five points (5, 2) px of every face that the HOG detector finds: the corners of one eye,
+        those of the other, the root of the nose's wings."""
+        check_picture(image)
+        pixels = np.ascontiguousarray(image)
+        shapes = [self._parts[1](pixels, found) for found in self._detector(pixels, 1)]
+        return [np.array([(p.x, p.y) for p in s.parts()], dtype=np.float64) for s in shapes]
+
     def _search(self, image: Array) -> Embedding | NoFace:
         found = self._detector(np.ascontiguousarray(image), 1)
         if not found:

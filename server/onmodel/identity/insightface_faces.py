@@ -118,6 +118,14 @@ class InsightFaces:
             image = cut(image, square(head, work_margin), work_size)
         return self._describe(image, head is not None)
 
+    def points(self, image: Array) -> list[Array]:
+        """Five points (5, 2) px of every face found: the eyes, the nose's tip, the mouth's
+        corners."""
+        check_picture(image)
+        flipped = np.ascontiguousarray(image[:, :, ::-1])  # OpenCV's colour order
+        _, points = self._models[0].detect(flipped, max_num=0)
+        return [] if points is None else [np.asarray(one, dtype=np.float64) for one in points]
+
     def _describe(self, image: Array, cut_out: bool) -> Embedding | NoFace:
         from insightface.app.common import Face
 
