@@ -14,6 +14,7 @@ from onmodel.faces.face_pass import Choice, Outcome
 from onmodel.faces.heads import HeadRegion
 from onmodel.faces.keyframe import HeadPlan
 from onmodel.faces.scores import HeadScore
+from onmodel.faces.skull import skull_box
 from onmodel.generate.conditioning import crop_box
 from onmodel.jobs.artist import BlobReader
 
@@ -86,7 +87,10 @@ class HeadScores:
         return Choice(True, before, after, f"{reason} It is kept as the settings ask.")
 
     def of(self, index: int, pixels: np.ndarray) -> HeadScore | str:
-        """The score of a character's head on the canvas (H, W, 3) uint8, or why there is none."""
+        """The score of a character's head on the canvas (H, W, 3) uint8, or why there is none.
+
+        The scorer looks at the skull: the head's box may hold hair that hangs far below it.
+        """
         character = self.request["characters"][index]
         head = character.get("head")
         if head is None:
@@ -100,8 +104,9 @@ class HeadScores:
             return references
         left, top, right, bottom = crop_box(self.request["canvas"])
         shown = np.ascontiguousarray(pixels[top:bottom, left:right])
-        box = delivered_box(self.request, index)
-        assert box is not None
+        skull = skull_box(character)
+        assert skull is not None
+        box = (skull[0] - left, skull[1] - top, skull[2], skull[3])
         yaw = float(head["yaw"])
         found = self.scorer.score(shown, box, yaw, references, self._calibration)
         if found.value is None:
