@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The command `onmodel`: serve, models, loras, jobs, train, faces, rehearsal.
+"""The command `onmodel`: serve, models, loras, jobs, train, faces, report, rehearsal.
 
 Everything heavy is imported by the subcommand that needs it, so `onmodel --help` is instant.
 """
@@ -12,12 +12,12 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from onmodel.identity.cli import add_faces_parser
 from onmodel.jobs.folders import DataFolder, default_data_folder
+from onmodel.report.cli import add_report_parser
 from onmodel.train.cli import add_train_parser
 from onmodel.version import version
 
@@ -95,13 +95,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_json(loras)
     loras.set_defaults(run=run_loras)
 
-    jobs = commands.add_parser("jobs", help="list the jobs of a data folder, server running or not")
+    jobs = commands.add_parser(
+        "jobs", help="list jobs and trainings of a data folder, server running or not"
+    )
     add_data(jobs)
     add_json(jobs)
     jobs.set_defaults(run=run_jobs)
 
     add_train_parser(commands)
     add_faces_parser(commands)
+    add_report_parser(commands)
 
     # Its program needs torch to know its options, so they are handed on unread (see `main`).
     rehearsal = commands.add_parser(
@@ -218,16 +221,15 @@ def check_lora(file: Path | None) -> int:
 
 def run_jobs(options: argparse.Namespace) -> int:
     """`onmodel jobs`."""
-    from onmodel.jobs.blobs import BlobStore
-    from onmodel.jobs.database import Database, DatabaseError
-    from onmodel.jobs.queue import Queue
+    from onmodel.jobs import listing
+    from onmodel.jobs.database import DatabaseError
 
     folder = DataFolder(options.data or default_data_folder())
     if not folder.database.exists():
         complain(f"There is no queue in {folder.root}.", "Start a server there first.")
         return exit_failed
     try:
-        jobs = Queue(Database(folder.database), BlobStore(folder.blobs)).jobs()
+        jobs = listing.rows(folder)
     except DatabaseError as error:
         complain(error.message, error.fix)
         return exit_failed
@@ -235,9 +237,7 @@ def run_jobs(options: argparse.Namespace) -> int:
         write(json.dumps(jobs, indent=1))
         return exit_ok
     for job in jobs:
-        when = datetime.fromtimestamp(job["created"]).strftime("%Y-%m-%d %H:%M")
-        counts = ", ".join(f"{n} {state}" for state, n in sorted(job["counts"].items()))
-        write(f"{job['id'][:8]}  {when}  {job['state']:9}  {counts:32}  {job['title']}")
+        write(listing.text(job))
     return exit_ok
 
 

@@ -58,6 +58,24 @@ def mean(values: Sequence[float] | Array, draws: int = 4000, seed: int = 0) -> I
     return percentile_interval(float(x.mean()), found, len(x))
 
 
+def clustered_mean(
+    groups: Sequence[Sequence[float]], draws: int = 4000, seed: int = 0
+) -> Interval:
+    """The mean of all values of all groups. Groups (a film's shots) are drawn again, whole.
+
+    Frames of one shot resemble each other, and count for less than as many shots would (cluster
+    bootstrap, Davison & Hinkley 1997, 3.8). With one group only, its values are drawn.
+    """
+    parts = [_numbers(group, 1) for group in groups if len(group)]
+    if len(parts) < 2:
+        return mean(np.concatenate(parts) if parts else [], draws, seed)
+    sums, counts = np.array([p.sum() for p in parts]), np.array([len(p) for p in parts])
+    chosen = np.random.default_rng(seed).integers(len(parts), size=(draws, len(parts)))
+    found = sums[chosen].sum(1) / counts[chosen].sum(1)
+    total = int(counts.sum())
+    return percentile_interval(float(sums.sum() / total), found, total)
+
+
 def paired_difference(
     after: Sequence[float] | Array,
     before: Sequence[float] | Array,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The contact sheet: a row per shot, each drawn keyframe with its maps beside it.
+"""The contact sheet: a row per shot, each drawn keyframe with its maps and its heads' scores.
 
 Grey surround and small type, as a light table: nothing competes with the pictures.
 """
@@ -11,22 +11,23 @@ from dataclasses import dataclass, field
 
 from PIL import Image, ImageDraw, ImageFont
 
+from onmodel.report.marks import HeadLine, draw_lines, faint, ink, line_height, lines_width
+
 surround = (38, 38, 40)
 paper = (52, 52, 55)
-ink = (232, 232, 230)
-faint = (150, 150, 152)
 gap = 10
 margin = 36
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One keyframe: its drawing (None: not drawn), its maps top to bottom, and a caption."""
+    """One keyframe: its drawing (None: not drawn), its maps top to bottom, a caption, its heads."""
 
     caption: str
     drawing: Image.Image | None
     maps: Sequence[Image.Image] = field(default_factory=list)
     note: str = ""
+    heads: Sequence[HeadLine] = ()
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,27 @@ class Row:
     cells: Sequence[Cell]
 
 
-def contact_sheet(title: str, rows: Sequence[Row], height: int = 288) -> Image.Image:
+def contact_sheet(
+    title: str, rows: Sequence[Row], height: int = 288, summary: Sequence[HeadLine] = ()
+) -> Image.Image:
     """Draws the sheet, RGB. height: of one drawing, in pixels; maps share that height.
 
-    Raises ValueError where there is nothing to show.
+    summary: lines under the title, one a character. Raises ValueError where there is nothing to
+    show.
     """
     if not rows or not any(row.cells for row in rows):
         raise ValueError("A contact sheet needs at least one keyframe.")
     strips = [_row(row, height) for row in rows]
-    width = max(strip.width for strip in strips) + 2 * margin
-    total = margin + 54 + sum(strip.height + 26 for strip in strips) + margin - 26
+    heading = ImageFont.load_default(26)
+    needed = max(int(heading.getlength(title)) + 1, lines_width(summary))
+    width = max(needed, *(strip.width for strip in strips)) + 2 * margin
+    head = 54 + (len(summary) * line_height + 14 if summary else 0)
+    total = margin + head + sum(strip.height + 26 for strip in strips) + margin - 26
     sheet = Image.new("RGB", (width, total), surround)
     draw = ImageDraw.Draw(sheet)
-    draw.text((margin, margin - 8), title, fill=ink, font=ImageFont.load_default(26))
-    y = margin + 54
+    draw.text((margin, margin - 8), title, fill=ink, font=heading)
+    draw_lines(sheet, margin, margin + 36, summary)
+    y = margin + head
     for strip in strips:
         sheet.paste(strip, (margin, y))
         y += strip.height + 26
@@ -65,7 +73,8 @@ def _row(row: Row, height: int) -> Image.Image:
     title_font, small = ImageFont.load_default(19), ImageFont.load_default(14)
     title_width = int(title_font.getlength(row.title))
     needed = title_width + 16 + int(small.getlength(row.subtitle))
-    strip = Image.new("RGB", (max(width, needed), head + cells[0].height), surround)
+    tall = max((cell.height for cell in cells), default=0)
+    strip = Image.new("RGB", (max(width, needed), head + tall), surround)
     draw = ImageDraw.Draw(strip)
     draw.text((0, 2), row.title, fill=ink, font=title_font)
     draw.text((title_width + 16, 7), row.subtitle, fill=faint, font=small)
@@ -83,12 +92,15 @@ def _cell(cell: Cell, height: int) -> Image.Image:
     else:
         drawing = _missing(cell.note or "not drawn", height)
     column = maps.width + gap if maps else 0
-    picture = Image.new("RGB", (column + drawing.width, height + 24), surround)
+    wide = max(drawing.width, lines_width(cell.heads))
+    tall = height + 24 + line_height * len(cell.heads)
+    picture = Image.new("RGB", (column + wide, tall), surround)
     if maps:
         picture.paste(maps, (0, 0))
     picture.paste(drawing, (column, 0))
     draw = ImageDraw.Draw(picture)
     draw.text((column, height + 5), cell.caption, fill=faint, font=ImageFont.load_default(13))
+    draw_lines(picture, column, height + 24, cell.heads)
     return picture
 
 

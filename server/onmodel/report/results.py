@@ -7,13 +7,22 @@ import io
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from onmodel.report.contact_sheet import Cell, Row, contact_sheet
+from onmodel.report.film import (
+    CharacterRow,
+    Keyframe,
+    film_table,
+    keyframe_of,
+    used_takes,
+    verdict_words,
+)
+from onmodel.report.marks import HeadLine
 
 log = logging.getLogger(__name__)
 
@@ -51,15 +60,22 @@ def _order(request: dict[str, Any]) -> tuple[str, int, int]:
     return request["shot"], request["frame"], request["take"]
 
 
+def keyframes_of(folder: Path) -> list[Keyframe]:
+    """All drawn takes below `folder`, in film order. Raises ReportError where there is none."""
+    return [keyframe_of(png, sidecar) for png, sidecar in find_results(folder)]
+
+
 def sheet_of(folder: Path, read_blob: Callable[[str], bytes | None]) -> Image.Image:
     """The contact sheet of all keyframes below `folder`.
 
     read_blob: a map's PNG by its hash; None where it is no longer kept, then it is left out.
     """
+    results = find_results(folder)
+    table = film_table(used_takes(keyframe_of(png, sidecar) for png, sidecar in results))
     shots: dict[str, list[Cell]] = defaultdict(list)
     prompts: dict[str, str] = {}
     film = ""
-    for png, sidecar in find_results(folder):
+    for png, sidecar in results:
         request = sidecar["request"]
         film = request["film"]
         prompts.setdefault(request["shot"], request["prompt"])
@@ -67,9 +83,52 @@ def sheet_of(folder: Path, read_blob: Callable[[str], bytes | None]) -> Image.Im
         caption = f"frame {request['frame']}, take {request['take']}"
         with Image.open(png) as image:
             drawing = image.convert("RGB")
-        shots[request["shot"]].append(Cell(caption, drawing, [m for m in maps if m is not None]))
+        heads = head_lines(keyframe_of(png, sidecar), table)
+        shown = [m for m in maps if m is not None]
+        shots[request["shot"]].append(Cell(caption, drawing, shown, heads=heads))
     rows = [Row(name, prompts[name], cells) for name, cells in shots.items()]
-    return contact_sheet(film, rows)
+    return contact_sheet(film, rows, summary=summary_lines(table))
+
+
+def head_lines(keyframe: Keyframe, table: Sequence[CharacterRow]) -> list[HeadLine]:
+    """A line for each head of a take; the best and the worst of a film's character are marked."""
+    lines = []
+    for head in keyframe.heads:
+        if head.value is None:
+            lines.append(HeadLine("", head.character, [(head.words, "")]))
+            continue
+        parts = [(f"{head.value:.2f}", "ink"), (head.words, head.verdict)]
+        key = (head.character, head.embedder)
+        row = next((r for r in table if (r.character, r.embedder) == key), None)
+        if row is not None and len(row.scores) > 1:
+            for name, place in (("best", row.best), ("worst", row.worst)):
+                if place is not None and place[0].png == keyframe.png:
+                    parts.append((f"{name} of {len(row.scores)}", "ink"))
+        face = head.face
+        if face is not None and face.state == "repaired" and face.before is not None:
+            parts.append((f"was {face.before:.2f}", ""))
+        lines.append(HeadLine(head.verdict, head.character, parts))
+    return lines
+
+
+def summary_lines(table: Sequence[CharacterRow]) -> list[HeadLine]:
+    """A line for each character that has scores: its mean, and in how many frames it is itself."""
+    lines = []
+    for row in table:
+        if not row.scores:
+            continue
+        mean = row.mean.value if row.mean is not None else row.scores[0]
+        parts = [(f"mean {mean:.2f}", "ink")]
+        for verdict, words in verdict_words.items():
+            if row.verdicts.get(verdict):
+                parts.append((f"{row.verdicts[verdict]} {words}", verdict))
+        missing = sum(row.no_face.values())
+        parts += [(f"{missing} no face", "")] if missing else []
+        if row.worst is not None:
+            parts.append((f"worst {row.worst[1]:.2f} in {row.worst[0].title}", ""))
+        most = max(row.verdicts, key=lambda v: row.verdicts[v])
+        lines.append(HeadLine(most, row.character, parts))
+    return lines
 
 
 def _kinds(request: dict[str, Any]) -> list[str]:
