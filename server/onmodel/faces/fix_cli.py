@@ -100,7 +100,7 @@ def add_fix_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser])
         metavar="NAME",
         help="begins a character; repeatable",
     )
-    of = {"action": _OfPerson, "default": argparse.SUPPRESS}
+    of: dict[str, Any] = {"action": _OfPerson, "default": argparse.SUPPRESS}
     person.add_argument("--lora", type=lora, metavar="NAME[:WEIGHT]", help="repeatable", **of)
     person.add_argument(
         "--reference", type=Path, metavar="FILE", help="a portrait; three are usual", **of
