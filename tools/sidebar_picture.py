@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The sidebar in a real Blender with a window, from Start Server to drawn keyframes, as a picture.
 
-    python -m tools.sidebar_picture [--blender 5.2.2 | PATH] [--shot NAME ...] [--out PNG]
+    python -m tools.sidebar_picture [--blender 5.2.2 | PATH] [--shot NAME ...]
+        [--open PANEL ...] [--film BLEND] [--out PNG]
 
 Needs no display (Xvfb is its own). In a Blender of the test matrix, which lives in a folder of its
 own, the server is the one of this checkout; it is started and stopped by the panel. Prints what
@@ -73,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools.sidebar_picture", description=__doc__)
     parser.add_argument("--blender", default="5.2.2", help="a version of the matrix, or a program")
     parser.add_argument("--shot", action="append", default=[], help="draw these only [all]")
+    parser.add_argument("--open", action="append", default=[], help="open these panels only [all]")
     parser.add_argument("--film", type=Path, default=root / "samples" / "storyboard.blend")
     parser.add_argument("--out", type=Path, default=default_out)
     options = parser.parse_args(argv)
@@ -83,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments = [str(film), str(picture)]
         for shot in options.shot:
             arguments += ["--shot", shot]
+        for label in options.open:
+            arguments += ["--open", label]
         environment = {**os.environ, "ONMODEL_HOME": str(folder / "server")}
         try:
             line = command(options.blender, folder, arguments)

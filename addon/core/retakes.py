@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .scores import HeadScore, least
+
 default_score = 0.45
 default_takes = 4
 
@@ -29,10 +31,32 @@ never = RetakeRule(most=0)
 
 @dataclass(frozen=True)
 class Judged:
-    """A drawn take with the lowest score of its heads; None where no head has one."""
+    """A drawn take with the lowest score of its heads; None where no head has one.
+
+    embedder: what the score is by.
+    """
 
     take: int
     score: float | None
+    embedder: str = ""
+
+
+def judge(take: int, heads: Iterable[HeadScore]) -> Judged:
+    """A take by its heads."""
+    found = least(heads)
+    return Judged(take, found[0], found[1].embedder) if found else Judged(take, None)
+
+
+def _comparable(takes: Iterable[Judged]) -> list[tuple[float, Judged]]:
+    """The takes with a score by the embedder that scored the latest of them, with the scores.
+
+    Numbers of two embedders are not to be compared; an older one is what was used before.
+    """
+    scored = [(t.score, t) for t in takes if t.score is not None]
+    if not scored:
+        return []
+    embedder = max(scored, key=lambda pair: pair[1].take)[1].embedder
+    return [(score, t) for score, t in scored if t.embedder == embedder]
 
 
 def next_take(rule: RetakeRule, takes: Sequence[Judged]) -> int | None:
@@ -41,7 +65,7 @@ def next_take(rule: RetakeRule, takes: Sequence[Judged]) -> int | None:
     Enough are: a take that reaches the score, as many takes as the rule allows, and takes of which
     none has a score, for another one would have none either.
     """
-    scores = [t.score for t in takes if t.score is not None]
+    scores = [score for score, _ in _comparable(takes)]
     if not scores or max(scores) >= rule.score or len(takes) >= rule.most:
         return None
     return max(t.take for t in takes) + 1
@@ -49,8 +73,13 @@ def next_take(rule: RetakeRule, takes: Sequence[Judged]) -> int | None:
 
 def best_take(takes: Iterable[Judged]) -> int | None:
     """The take with the highest score, of equal ones the earliest; None where none has a score."""
-    scored = [(t.score, -t.take) for t in takes if t.score is not None]
+    scored = [(score, -t.take) for score, t in _comparable(takes)]
     return -max(scored)[1] if scored else None
+
+
+def best_score(takes: Iterable[Judged]) -> float | None:
+    """The highest score, None where there is none."""
+    return max((score for score, _ in _comparable(takes)), default=None)
 
 
 _of_the_take = ("take", "seed", "film", "shot")

@@ -103,9 +103,16 @@ def parse(text: str) -> tuple[HeadScore, ...]:
         return ()
 
 
+def least(heads: Iterable[HeadScore]) -> tuple[float, HeadScore] | None:
+    """The lowest score of the heads that have one, with its head; None where none has."""
+    scored = [(h.value, h) for h in heads if h.value is not None]
+    return min(scored, key=lambda pair: pair[0], default=None)
+
+
 def lowest(heads: Iterable[HeadScore]) -> float | None:
     """The lowest score of the heads that have one; None where none has."""
-    return min((h.value for h in heads if h.value is not None), default=None)
+    found = least(heads)
+    return found[0] if found else None
 
 
 def in_words(head: HeadScore) -> str:
@@ -119,9 +126,10 @@ def in_words(head: HeadScore) -> str:
 def face_in_words(face: FacePassResult) -> str:
     """What the face pass did, in a sentence."""
     if face.state == "repaired":
-        if face.before is None or face.after is None:
-            return "Face repaired."
-        return f"Face repaired: {face.before:.2f} before, {face.after:.2f} after."
+        words = "Face repaired."
+        if face.before is not None and face.after is not None:
+            words = f"Face repaired: {face.before:.2f} before, {face.after:.2f} after."
+        return f"{words} {face.reason}".rstrip()
     words = "Face kept as drawn" if face.state == "kept" else "Face not repaired"
     return f"{words}: {face.reason}" if face.reason else f"{words}."
 
@@ -141,10 +149,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class CharacterRow:
-    """A character over the film.
+    """A character over the film, by one embedder, for numbers of two are not to be compared.
 
     mean: of its scores, None where it has none. worst: the frame with its lowest score (of equal
-    ones the first) and that score. scored, unscored: in how many frames it has a score, and none.
+    ones the first) and that score. scored, unscored: in how many frames it has one, and none (of
+    any embedder; counted in its first row).
     off: in how many its verdict is "other".
     """
 
@@ -155,29 +164,41 @@ class CharacterRow:
     scored: int
     unscored: int
     off: int
+    embedder: str = ""
 
 
 def table(frames: Iterable[Frame]) -> list[CharacterRow]:
-    """A row for each character of these frames, in the order in which they first appear."""
+    """The rows of the characters of these frames, in the order in which they first appear.
+
+    A character has one row, or one for each embedder that scored it.
+    """
     seen: dict[str, list[tuple[Frame, HeadScore]]] = {}
     for frame in frames:
         for head in frame.heads:
             seen.setdefault(head.character, []).append((frame, head))
-    return [_row(name, own) for name, own in seen.items()]
+    return [row for name, own in seen.items() for row in _rows(name, own)]
 
 
-def _row(name: str, own: list[tuple[Frame, HeadScore]]) -> CharacterRow:
-    scored = [(head.value, frame) for frame, head in own if head.value is not None]
-    least = min(scored, key=lambda pair: pair[0], default=None)
-    return CharacterRow(
-        character=name,
-        mean=math.fsum(value for value, _ in scored) / len(scored) if scored else None,
-        worst=least[1] if least else None,
-        lowest=least[0] if least else None,
-        scored=len(scored),
-        unscored=len(own) - len(scored),
-        off=sum(head.verdict == "other" for _, head in own),
-    )
+def _rows(name: str, own: list[tuple[Frame, HeadScore]]) -> list[CharacterRow]:
+    scored = [(head.value, frame, head) for frame, head in own if head.value is not None]
+    unscored = len(own) - len(scored)
+    rows = []
+    for embedder in dict.fromkeys(head.embedder for _, _, head in scored):
+        its = [entry for entry in scored if entry[2].embedder == embedder]
+        value, worst, _ = min(its, key=lambda entry: entry[0])
+        rows.append(
+            CharacterRow(
+                character=name,
+                mean=math.fsum(v for v, _, _ in its) / len(its),
+                worst=worst,
+                lowest=value,
+                scored=len(its),
+                unscored=unscored if not rows else 0,
+                off=sum(head.verdict == "other" for _, _, head in its),
+                embedder=embedder,
+            )
+        )
+    return rows or [CharacterRow(name, None, None, None, 0, unscored, 0)]
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from typing import Any
 import bpy
 
 from ..core.marks import planes_collection
-from ..core.retakes import Judged, best_take, same_but_for_take
+from ..core.retakes import best_take, judge, same_but_for_take
 from ..core.scores import CharacterRow, HeadScore, lowest, parse, read_heads, table
 from ..core.scores import Frame as ScoredFrame
 from . import cards, keys
@@ -205,7 +205,7 @@ def show_best(
     changes, where none of them has a score.
     """
     judged = [
-        Judged(key_of(p).take, lowest(heads_of(p)))
+        judge(key_of(p).take, heads_of(p))
         for p in planes(scene, shot, frame)
         if same_but_for_take(json.loads(request_of(p) or "{}"), request)
     ]

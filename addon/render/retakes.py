@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ..core.retakes import Judged, RetakeRule, best_take, next_take
+from ..core.retakes import Judged, RetakeRule, best_score, best_take, judge, next_take
+from ..core.scores import read_heads
 from .items import Item, ItemState, final_states
 
 _drawn = (ItemState.done, ItemState.kept)
@@ -55,7 +56,7 @@ class Retakes:
         judged = [own for own in map(_judged, _keyframes(items)) if own]
         if not judged:
             return []
-        scores = [best for best in map(_highest, judged) if best is not None]
+        scores = [best for best in map(best_score, judged) if best is not None]
         if not scores:
             return [
                 "No drawing has a score, so none was drawn again: give the characters portraits to"
@@ -83,9 +84,7 @@ class Retakes:
                     "frame": own[0].frame,
                     "takes": [i.take for i in own if i.state in _drawn],
                     "best_take": best_take(_judged(own)),
-                    "score": max(
-                        (j.score for j in _judged(own) if j.score is not None), default=None
-                    ),
+                    "score": best_score(_judged(own)),
                 }
                 for own in _keyframes(items)
             ],
@@ -101,11 +100,7 @@ def _keyframes(items: Iterable[Item]) -> list[list[Item]]:
 
 
 def _judged(own: Iterable[Item]) -> list[Judged]:
-    return [Judged(i.take, i.score) for i in own if i.state in _drawn]
-
-
-def _highest(takes: Iterable[Judged]) -> float | None:
-    return max((t.score for t in takes if t.score is not None), default=None)
+    return [judge(i.take, read_heads(i.heads)) for i in own if i.state in _drawn]
 
 
 def _counted(number: int, noun: str) -> str:

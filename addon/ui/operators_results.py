@@ -116,11 +116,14 @@ class ONMODEL_OT_worst_go(Reporting, bpy.types.Operator):
     bl_options = {"REGISTER", "UNDO"}
 
     who: StringProperty(name="Character", options={"SKIP_SAVE"})
+    embedder: StringProperty(
+        name="Embedder", description="By whose scores; empty: the first", options={"SKIP_SAVE"}
+    )
 
     def apply(self, context: bpy.types.Context) -> None:
         scene = context.scene
         rows = (r for r in planes.film_scores(scene) if r.character == self.who)
-        worst = next((r.worst for r in rows), None)
+        worst = next((r.worst for r in rows if self.embedder in ("", r.embedder)), None)
         if worst is None:
             raise SceneError(f"{self.who} has no score yet.", "Draw with portraits in the cast.")
         shots.sync(scene)

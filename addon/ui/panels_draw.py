@@ -7,7 +7,7 @@ import time
 
 import bpy
 
-from ..scene import problems, server_words, shots
+from ..scene import film, problems, server_words, shots
 from . import preferences, status, text
 from .connection import Link, connection
 from .panels_scene import Sidebar
@@ -126,6 +126,12 @@ class ONMODEL_PT_draw(Sidebar, bpy.types.Panel):
         name = f"Shot {now.name}" if now else "Shot"
         small.operator("onmodel.draw", text=name, icon="CAMERA_DATA").what = "shot"
         small.operator("onmodel.draw", text="This Frame", icon="KEYFRAME_HLT").what = "keyframe"
+        rule = film.read_retakes(scene.onmodel.retakes)
+        if rule is not None:
+            note = layout.row()
+            note.active = False
+            words = f"Retakes until {rule.score:.2f}, at most {_counted(rule.most, 'take')}"
+            note.label(text=words, icon="LOOP_BACK")
         if now is not None:
             _draw_standing(layout, scene, now)
         _draw_outcome(layout)

@@ -155,16 +155,20 @@ class ONMODEL_PT_film_scores(_OfResults, bpy.types.Panel):
         names = shots.names(scene)
         column = self.layout.column(align=True)
         _draw_row(column, "", "mean", "no score").label(text="worst frame")
-        for found in planes.film_scores(scene):
+        rows = planes.film_scores(scene)
+        several = len({r.embedder for r in rows if r.scored}) > 1
+        for found in rows:
+            name = found.character + (f" ({found.embedder})" if several else "")
             mean = "\N{EN DASH}" if found.mean is None else f"{found.mean:.2f}"
             of_all = f"{found.unscored} of {found.scored + found.unscored}"
-            last = _draw_row(column, found.character, mean, of_all)
+            last = _draw_row(column, name, mean, of_all)
             if found.worst is None:
                 last.label(text="\N{EN DASH}")
                 continue
             where = f"{names.get(found.worst.shot, '?')} / {found.worst.frame}"
             words = f"{where}: {found.lowest:.2f}"
-            last.operator("onmodel.worst_go", text=words).who = found.character
+            go = last.operator("onmodel.worst_go", text=words)
+            go.who, go.embedder = found.character, found.embedder
 
 
 def _draw_row(

@@ -47,6 +47,7 @@ def test_the_record_of_the_contract_is_read():
     ("state", "reason", "words"),
     [
         ("repaired", None, "Face repaired."),
+        ("repaired", "Not compared.", "Face repaired. Not compared."),
         ("kept", "The old head scored higher.", "kept as drawn: The old head scored higher."),
         ("skipped", "Head of 12 pixels.", "not repaired: Head of 12 pixels."),
     ],
@@ -120,6 +121,26 @@ rule = RetakeRule(score=0.5, most=3)
 )
 def test_when_another_take_is_drawn(takes, wanted):
     assert retakes.next_take(rule, [Judged(*t) for t in takes]) == wanted
+
+
+def test_numbers_of_two_embedders_are_not_compared():
+    old, new = Judged(1, 0.9, "dlib"), Judged(2, 0.3, "rehearsal")
+    assert retakes.best_take([old, new]) == 2
+    assert retakes.next_take(rule, [old, new]) == 3
+    assert retakes.best_score([old, new]) == 0.3
+    by_dlib = entry("Ada", 0.9)
+    by_dlib["score"]["embedder"] = "dlib"
+    rows = scores.table([frame(1, by_dlib), frame(2, entry("Ada", 0.4)), frame(3, entry("Ada"))])
+    assert [(r.embedder, r.mean, r.scored, r.unscored) for r in rows] == [
+        ("dlib", 0.9, 1, 1),
+        ("rehearsal", 0.4, 1, 0),
+    ]
+
+
+def test_a_take_is_judged_by_its_least_head():
+    heads = scores.read_heads([entry("Ada", 0.6), entry("Ben", 0.3), entry("Cleo")])
+    assert retakes.judge(4, heads) == Judged(4, 0.3, "rehearsal")
+    assert retakes.judge(4, heads[2:]) == Judged(4, None)
 
 
 def test_never_is_never():

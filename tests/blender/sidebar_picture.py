@@ -3,7 +3,7 @@
 
     python -m tools.sidebar_picture                  (that runs this script, and finds a Blender)
     xvfb-run blender --factory-startup --python sidebar_picture.py -- \\
-        FILM.blend OUT.png [--shot NAME ...] [--server URL TOKEN | --no-server]
+        FILM.blend OUT.png [--shot NAME ...] [--open PANEL ...] [--server URL TOKEN | --no-server]
 
 Everything is done by the panel's own operators, as clicks do it: Start Server (the managed server
 unless an address is given), Draw for the shot (without --shot: Draw All), undo and redo, Stop.
@@ -189,11 +189,22 @@ def stop_server(managed: bool) -> Iterator[float]:
         assert address is not None and not is_alive(address.pid), "the server lives on"
 
 
+def open_only(labels: list[str]) -> None:
+    """Has the panels of the tab closed but these; before they are registered."""
+    from addon.ui import parts
+
+    for module in parts._modules:
+        for panel in module.classes:
+            if issubclass(panel, bpy.types.Panel):
+                panel.bl_options = set() if panel.bl_label in labels else {"DEFAULT_CLOSED"}
+
+
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("film")
     parser.add_argument("out")
     parser.add_argument("--shot", action="append", default=[])
+    parser.add_argument("--open", action="append", default=[], metavar="LABEL")
     parser.add_argument("--server", nargs=2, metavar=("URL", "TOKEN"))
     parser.add_argument("--no-server", action="store_true")
     return parser.parse_args(sys.argv[sys.argv.index("--") + 1 :])
@@ -206,6 +217,8 @@ def main() -> None:
     bpy.ops.wm.open_mainfile(filepath=options.film, load_ui=False)
     import addon
 
+    if options.open:
+        open_only(options.open)
     addon.register()
     watch_ticks()
     steps = script(options)
