@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The queue as a worker sees it: take keyframes under a lease, report, hand in, give back.
 
-A lease is a random token in the keyframe's row. Everything a worker writes asks for its token in
-the same transaction, so a worker that lost a keyframe (cancelled, lease run out, taken for dead)
-can change nothing of it any more: there is one commit for each drawing.
+Everything a worker writes asks for its lease's token in the same transaction (table_leases.py), so
+there is one commit for each drawing.
 """
 
 from __future__ import annotations
@@ -21,13 +20,10 @@ from onmodel.jobs.artist import Task
 from onmodel.jobs.blobs import BlobStore
 from onmodel.jobs.database import Database
 from onmodel.jobs.events import add_event
-from onmodel.jobs.kinds import Turn
 from onmodel.jobs.queue import Change, end_keyframe
+from onmodel.jobs.table_leases import TableLeases, lease_seconds
 
 log = logging.getLogger(__name__)
-
-lease_seconds = 120.0
-"""A worker that gives no sign of life for so long has lost its keyframes."""
 
 look_ahead = 64
 """How many waiting keyframes are looked at to fill a batch."""
@@ -41,43 +37,16 @@ class Leased:
     token: str
 
 
-class Leases:
-    """What the worker called `worker` does to the queue.
+class Leases(TableLeases):
+    """What the worker called `worker` does to the queue."""
 
-    max_crashes: a keyframe during which a worker died so often fails.
-    """
+    table, key = "keyframe", "id"
 
     def __init__(
         self, database: Database, blobs: BlobStore, worker: str, max_crashes: int = 3
     ) -> None:
-        self.database = database
+        super().__init__(database, worker, max_crashes)
         self.blobs = blobs
-        self.worker = worker
-        self.max_crashes = max_crashes
-
-    def turn(self) -> Turn | None:
-        """When the next waiting keyframe's turn is; None if none waits."""
-        row = (
-            self.database.connection()
-            .execute(
-                "SELECT -priority, queued_at FROM keyframe WHERE state = 'queued'"
-                " ORDER BY priority DESC, queued_at LIMIT 1"
-            )
-            .fetchone()
-        )
-        return None if row is None else (row[0], row[1])
-
-    def finished_since(self, moment: float) -> bool:
-        """Whether a keyframe was drawn or failed after this time (seconds of the epoch)."""
-        row = (
-            self.database.connection()
-            .execute(
-                "SELECT 1 FROM keyframe WHERE finished_at > ? AND state IN ('done', 'failed')",
-                (moment,),
-            )
-            .fetchone()
-        )
-        return row is not None
 
     def claim(
         self,
@@ -146,24 +115,9 @@ class Leases:
                     chosen.append((row, request))
         return chosen
 
-    def renew(self) -> None:
-        """The sign of life: extends all leases of this worker."""
-        with self.database.write() as connection:
-            connection.execute(
-                "UPDATE keyframe SET lease_until = ? WHERE worker = ? AND lease IS NOT NULL",
-                (time.time() + lease_seconds, self.worker),
-            )
-
     def holds(self, leased: Leased) -> bool:
         """Whether the keyframe is still this worker's to draw."""
-        return (
-            self.database.connection()
-            .execute(
-                "SELECT 1 FROM keyframe WHERE id = ? AND lease = ?", (leased.task.id, leased.token)
-            )
-            .fetchone()
-            is not None
-        )
+        return self._held(self.database.connection(), leased.task.id, leased.token)
 
     def report(self, leased: Leased, kind: str, **data: Any) -> bool:
         """Tells of progress: kind loading, sampling or preview; False if the lease is lost."""
@@ -251,20 +205,8 @@ class Leases:
                     self._queue_again(connection, row, bool(row["alone"]) or crashed)
         return len(rows)
 
-    def expire(self) -> int:
-        """Queues again what other workers held over their leases; how many keyframes that were.
-
-        Not its own: whoever asks knows whether it lives, also after the machine has slept.
-        """
-        overdue = "SELECT id, job FROM keyframe WHERE worker != ? AND lease_until < ?"
-        now = time.time()
-        if not self.database.connection().execute(overdue, (self.worker, now)).fetchone():
-            return 0
-        with self.database.write() as connection:
-            rows = connection.execute(overdue, (self.worker, now)).fetchall()
-            for row in rows:
-                self._queue_again(connection, row, alone=True)
-        return len(rows)
+    def _expired(self, connection: sqlite3.Connection, row: sqlite3.Row) -> None:
+        self._queue_again(connection, row, alone=True)
 
     def _queue_again(self, connection: sqlite3.Connection, row: sqlite3.Row, alone: bool) -> None:
         connection.execute(

@@ -51,6 +51,8 @@ TrainReport = Callable[[str, dict[str, Any]], None]
     "step"        {"step": int, "of": int, "loss": float, "seconds": float}
     "saved"       {"step": int}: a stop from here on goes on from this step
     "validation"  {"step": int, "files": [str]}: PNG files
+    "chosen"      {"step": int, "sentence": str, "zero_effect": bool}: the checkpoint that the
+                  LoRA is made of, and why
 """
 
 

@@ -165,6 +165,8 @@ class _Telling:
         elif kind == "validation":
             blobs = [self.blobs.put(Path(file).read_bytes()) for file in data["files"]]
             self.leases.validation(self.held, data["step"], blobs)
+        elif kind == "chosen":
+            self.leases.chosen(self.held, data["step"], data["sentence"])
 
     def _due(self, edge: bool) -> bool:
         """Whether to tell of it now. edge: it is a first or a last one."""

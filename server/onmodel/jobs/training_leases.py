@@ -16,10 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from onmodel.jobs.database import Database
 from onmodel.jobs.events import add_event, add_waiting
-from onmodel.jobs.kinds import Turn
-from onmodel.jobs.leases import lease_seconds
+from onmodel.jobs.table_leases import TableLeases, lease_seconds
 from onmodel.jobs.trainings import end_training
 
 log = logging.getLogger(__name__)
@@ -43,28 +41,13 @@ class HeldTraining:
     token: str
 
 
-class TrainingLeases:
+class TrainingLeases(TableLeases):
     """What the worker called `worker` does to the trainings of a queue.
 
-    max_crashes: a training fails once a worker died so often with no new save in between.
+    A save clears a training of its crashes: only those with nothing new in between count.
     """
 
-    def __init__(self, database: Database, worker: str, max_crashes: int = 3) -> None:
-        self.database = database
-        self.worker = worker
-        self.max_crashes = max_crashes
-
-    def turn(self) -> Turn | None:
-        """When the next waiting training's turn is; None if none waits."""
-        row = (
-            self.database.connection()
-            .execute(
-                "SELECT -priority, queued_at FROM training WHERE state = 'queued'"
-                " ORDER BY priority DESC, queued_at LIMIT 1"
-            )
-            .fetchone()
-        )
-        return None if row is None else (row[0], row[1])
+    table, key = "training", "job"
 
     def claim(self) -> HeldTraining | None:
         """Takes the next training, unless something is being drawn or trained; None if none."""
@@ -87,22 +70,14 @@ class TrainingLeases:
             row["job"], row["name"], plan, row["model_hash"], row["lora_hash"], token
         )
 
-    def renew(self) -> None:
-        """The sign of life: extends this worker's lease."""
-        with self.database.write() as connection:
-            connection.execute(
-                "UPDATE training SET lease_until = ? WHERE worker = ? AND lease IS NOT NULL",
-                (time.time() + lease_seconds, self.worker),
-            )
-
     def holds(self, held: HeldTraining) -> bool:
         """Whether the training is still this worker's."""
-        return self._is_held(self.database.connection(), held)
+        return self._held(self.database.connection(), held.id, held.token)
 
     def preparing(self, held: HeldTraining, message: str, masks: str | None = None) -> bool:
         """Tells what is being made ready. masks: the blob of the sheet. False: lease lost."""
         with self.database.write() as connection:
-            if not self._is_held(connection, held):
+            if not self._held(connection, held.id, held.token):
                 return False
             if masks is not None:
                 self._put_blobs(connection, held, "masks", 0, [masks])
@@ -112,7 +87,7 @@ class TrainingLeases:
     def caching(self, held: HeldTraining, done: int, of: int) -> bool:
         """Tells how many pictures are encoded; False: lease lost."""
         with self.database.write() as connection:
-            if not self._is_held(connection, held):
+            if not self._held(connection, held.id, held.token):
                 return False
             connection.execute("UPDATE training SET state = 'caching' WHERE job = ?", (held.id,))
             add_event(connection, held.id, "caching", done=done, of=of)
@@ -147,7 +122,7 @@ class TrainingLeases:
         It also clears the training of earlier crashes: it gets on.
         """
         with self.database.write(durable=True) as connection:
-            if not self._is_held(connection, held):
+            if not self._held(connection, held.id, held.token):
                 return False
             connection.execute(
                 "UPDATE training SET saved = ?, crashes = 0 WHERE job = ?", (step, held.id)
@@ -161,10 +136,18 @@ class TrainingLeases:
     def validation(self, held: HeldTraining, step: int, blobs: list[str]) -> bool:
         """Tells of the drawings of a step, stored already; False: lease lost."""
         with self.database.write() as connection:
-            if not self._is_held(connection, held):
+            if not self._held(connection, held.id, held.token):
                 return False
             self._put_blobs(connection, held, "validation", step, blobs)
             add_event(connection, held.id, "validation", step=step, blobs=blobs)
+        return True
+
+    def chosen(self, held: HeldTraining, step: int, sentence: str) -> bool:
+        """Tells which checkpoint the LoRA is made of, and why; False: lease lost."""
+        with self.database.write() as connection:
+            if not self._held(connection, held.id, held.token):
+                return False
+            add_event(connection, held.id, "chosen", step=step, message=sentence)
         return True
 
     def landing(self, held: HeldTraining, lora_hash: str) -> bool:
@@ -181,7 +164,7 @@ class TrainingLeases:
     def commit(self, held: HeldTraining, record: dict[str, Any]) -> bool:
         """Ends a training whose LoRA is in its place; False: lease lost."""
         with self.database.write(durable=True) as connection:
-            if not self._is_held(connection, held):
+            if not self._held(connection, held.id, held.token):
                 return False
             end_training(connection, held.id, "done", record=record)
         return True
@@ -189,7 +172,7 @@ class TrainingLeases:
     def fail(self, held: HeldTraining, message: str, fix: str) -> bool:
         """Ends a training with a sentence; what was saved stays. False: lease lost."""
         with self.database.write(durable=True) as connection:
-            if not self._is_held(connection, held):
+            if not self._held(connection, held.id, held.token):
                 return False
             end_training(connection, held.id, "failed", message=message, fix=fix)
         return True
@@ -197,7 +180,7 @@ class TrainingLeases:
     def give_back(self, held: HeldTraining) -> bool:
         """Queues a training again at its old place; False: lease lost."""
         with self.database.write(durable=True) as connection:
-            if not self._is_held(connection, held):
+            if not self._held(connection, held.id, held.token):
                 return False
             self._queue_again(connection, held.id)
         return True
@@ -226,29 +209,8 @@ class TrainingLeases:
                     self._queue_again(connection, row["job"])
         return len(rows)
 
-    def expire(self) -> int:
-        """Queues again what other workers held over their leases; see `kinds.Holding`."""
-        overdue = "SELECT job FROM training WHERE worker != ? AND lease_until < ?"
-        now = time.time()
-        if not self.database.connection().execute(overdue, (self.worker, now)).fetchone():
-            return 0
-        with self.database.write() as connection:
-            rows = connection.execute(overdue, (self.worker, now)).fetchall()
-            for row in rows:
-                self._queue_again(connection, row["job"])
-        return len(rows)
-
-    def finished_since(self, moment: float) -> bool:
-        """Whether a training was finished or failed after this time (seconds of the epoch)."""
-        row = (
-            self.database.connection()
-            .execute(
-                "SELECT 1 FROM training WHERE finished_at > ? AND state IN ('done', 'failed')",
-                (moment,),
-            )
-            .fetchone()
-        )
-        return row is not None
+    def _expired(self, connection: sqlite3.Connection, row: sqlite3.Row) -> None:
+        self._queue_again(connection, row["job"])
 
     def _queue_again(self, connection: sqlite3.Connection, job: str) -> None:
         connection.execute(
@@ -257,12 +219,6 @@ class TrainingLeases:
             (job,),
         )
         add_event(connection, job, "queued")
-
-    def _is_held(self, connection: sqlite3.Connection, held: HeldTraining) -> bool:
-        row = connection.execute(
-            "SELECT 1 FROM training WHERE job = ? AND lease = ?", (held.id, held.token)
-        ).fetchone()
-        return row is not None
 
     def _put_blobs(
         self,

@@ -3,9 +3,9 @@
 
 A training is a job of its own with one piece of work, so it has a client_key, numbered events and
 an age like the jobs that draw. Events: queued, preparing (message; masks: a blob), caching (done,
-of), step (step, steps, loss, seconds), saved (step), validation (step, blobs), done (name, hash of
-the LoRA), failed (message, fix), cancelled, and job_done at the end. Steps before a save are
-removed once the next save is there.
+of), step (step, steps, loss, seconds), saved (step), validation (step, blobs), chosen (step of the
+checkpoint that the LoRA is made of; message), done (name, hash of the LoRA), failed (message, fix),
+cancelled, and job_done at the end. Steps before a save are removed once the next save is there.
 
 A cancel takes the lease away at once; the trainer sees it at its next step and saves its state, so
 a retry goes on from there.
