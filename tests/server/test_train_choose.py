@@ -30,6 +30,9 @@ class Colours:
         return unit(colour)
 
 
+judge = choose.Judge(Colours())
+
+
 def picture(red: float, green: float, pattern: int = 0) -> np.ndarray:
     """A textured picture of one hue."""
     tint = np.array([red, green, 0.2])
@@ -46,7 +49,7 @@ def drawn(green: float, patterns=(3, 4, 5, 3)) -> list[np.ndarray]:
 
 def test_the_likest_checkpoint_is_chosen_with_an_interval():
     drawings = {0: drawn(1.0), 100: drawn(0.6), 200: drawn(0.25), 300: drawn(0.5)}
-    found = choose.choose(drawings, training(), Colours())
+    found = choose.choose(drawings, training(), judge)
     assert found.best == 200
     best = found.checkpoints[1].identity
     assert best.low <= best.value <= best.high
@@ -58,7 +61,7 @@ def test_the_likest_checkpoint_is_chosen_with_an_interval():
 def test_copies_are_passed_over():
     copies = [r.image for r in training()] + [training()[0].image]
     drawings = {0: drawn(1.0), 100: drawn(0.4), 200: copies}
-    found = choose.choose(drawings, training(), Colours())
+    found = choose.choose(drawings, training(), judge)
     assert found.checkpoints[1].copies == (0, 1, 2, 3)
     assert found.checkpoints[0].copies == ()
     assert found.best == 100
@@ -67,7 +70,7 @@ def test_copies_are_passed_over():
 
 def test_a_good_likeness_in_another_picture_is_no_copy():
     alike = [picture(1, 0.2, p) for p in (3, 4, 5, 3)]
-    found = choose.choose({0: drawn(1.0), 100: alike}, training(), Colours())
+    found = choose.choose({0: drawn(1.0), 100: alike}, training(), judge)
     assert found.checkpoints[0].copies == ()
     assert found.best == 100
 
@@ -75,7 +78,7 @@ def test_a_good_likeness_in_another_picture_is_no_copy():
 def test_a_lora_without_effect_is_named():
     drawings = {0: drawn(0.5), 100: drawn(0.5)}
     drawings[100][0] = drawings[100][0] ^ 1
-    found = choose.choose(drawings, training(), Colours())
+    found = choose.choose(drawings, training(), judge)
     assert found.zero_effect
     assert found.best is None
     assert "has no effect" in found.sentence
@@ -83,7 +86,7 @@ def test_a_lora_without_effect_is_named():
 
 def test_no_face_is_a_reason_not_a_number():
     dark = [np.zeros((64, 64, 3), np.uint8)] * 3 + [picture(1, 0.2, 3)]
-    found = choose.choose({0: drawn(1.0), 100: dark}, training(), Colours())
+    found = choose.choose({0: drawn(1.0), 100: dark}, training(), judge)
     assert found.checkpoints[0].without_face == {
         0: "It is dark.",
         1: "It is dark.",
@@ -96,25 +99,74 @@ def test_no_face_is_a_reason_not_a_number():
 
 def test_nothing_to_judge_is_said():
     with pytest.raises(PlanError, match="no validation drawings"):
-        choose.choose({0: drawn(1.0)}, training(), Colours())
-    dark = [Reference(np.zeros((8, 8, 3), np.uint8))]
-    with pytest.raises(PlanError, match="It is dark"):
-        choose.choose({0: drawn(1.0), 1: drawn(0.2)}, dark, Colours())
+        choose.choose({0: drawn(1.0)}, training(), judge)
+
+
+@pytest.mark.parametrize(
+    ("references", "who", "words"),
+    [
+        ([Reference(np.zeros((8, 8, 3), np.uint8))], judge, "It is dark"),
+        (training(), "No embedder is installed.", "No embedder is installed."),
+    ],
+)
+def test_where_nobody_can_judge_nothing_is_chosen(references, who, words):
+    found = choose.choose({0: drawn(1.0), 1: drawn(0.2)}, references, who)
+    assert found.best is None
+    assert words in found.sentence
+    assert not found.zero_effect
+    idle = choose.choose({0: drawn(1.0), 1: drawn(1.0)}, references, who)
+    assert idle.zero_effect
+    assert "no effect" in idle.sentence
+
+
+def test_a_head_is_looked_for_where_it_is_not_known():
+    """One drawing's head is given, the other's and the reference's are found."""
+    asked = []
+
+    def find(image):
+        asked.append(image)
+        return NoFace("undetected", "No head.") if image.max() < 1 else (0.0, 0.0, 9.0, 9.0)
+
+    class Needs(Colours):
+        def embed(self, image, head=None, yaw=None):
+            assert head is not None
+            return super().embed(image, head, yaw)
+
+    seen = choose.Judge(Needs(), find)
+    dark = np.zeros((64, 64, 3), np.uint8)
+    given: list = [(0.0, 0.0, 5.0, 5.0), None, None]
+    pictures = [*drawn(0.3, (3, 4)), dark]
+    found = choose.choose({0: pictures, 5: pictures}, training()[:1], seen, given)
+    assert list(found.base.scores) == [0, 1]
+    assert found.base.without_face == {2: "No head."}
+    assert len(asked) == 1 + 2 * 2
 
 
 def test_a_runs_folder_gets_its_choice_and_curve(tmp_path):
-    for step, green in ((0, 1.0), (100, 0.6), (200, 0.25)):
+    for step, green in ((0, 1.0), (100, 0.6), (200, 0.25), (300, 0.2)):
         folder = tmp_path / "drawings" / f"{step:06d}"
         folder.mkdir(parents=True)
         for i, image in enumerate(drawn(green)):
             Image.fromarray(image).save(folder / f"{i:02d}.png")
+    # The last has no checkpoint any more.
     files = []
     for i, reference in enumerate(training()):
         files.append(tmp_path / f"{i}.png")
         Image.fromarray(reference.image).save(files[-1])
-    found = choose.choose_in(tmp_path, files, Colours())
-    assert found.best == json.loads((tmp_path / "choice.json").read_text())["best"] == 200
+    found = choose.choose_in(tmp_path, {100, 200}, files, judge, [None] * 4)
+    told = json.loads((tmp_path / "choice.json").read_text())
+    assert found.best == told["best"] == 200
+    assert told["zero_effect"] is False
     curve = np.asarray(Image.open(tmp_path / "identity.png"))
     assert curve.shape == (480, 900, 3)
     # The chosen point is drawn in its own colour.
     assert (curve == (200, 60, 30)).all(-1).sum() > 50
+
+
+def test_references_are_pictures_without_their_masks(tmp_path):
+    for name in ("a.png", "a.mask.png", "a.pose.png", "b.JPG"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert [p.name for p in choose.pictures_in(tmp_path)] == ["a.png", "b.JPG"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(PlanError, match="no pictures"):
+        choose.pictures_in(tmp_path / "none")

@@ -83,7 +83,7 @@ def test_a_report_tells_the_course_the_needs_and_the_time(images: Path) -> None:
         (["adapter.rank=400"], "rank of 400"),
         (["adapter.targets=['nothing']"], "No layer"),
         (["loss.prior_weight=0.5"], "no regularisation pictures"),
-        (["data.conditioning=true"], "no picture has a map"),
+        (["validation.maps=nowhere"], "no maps in nowhere"),
         (["validation.references=nowhere"], "no folder nowhere"),
         (["optimizer.name=adamw8bit"], "adamw8bit"),
         (["data.min_bucket=256", "data.resolution=512", "data.upscale=false"], ""),
@@ -131,6 +131,7 @@ def test_warnings_do_not_forbid(images: Path) -> None:
     assert found.ok
     for part in ("one token", "tokens; the model reads", "less than one epoch", "faster in fp32"):
         assert part in words
+    assert "no picture has one: it learns without" in words
     assert "of memory" in words and "saves nothing before its end" in words
     old = preflight.preflight(plan(images, "base.dtype=bf16"), device=replace(gpu, bf16=False))
     assert "knows no bf16" in said(old)

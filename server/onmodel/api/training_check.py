@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +60,9 @@ def plan_of(tables: dict[str, Any], roots: Roots) -> TrainingPlan:
     if len(plan.name) > max_name:
         raise ApiError(422, "bad_plan", f"The name has over {max_name} letters.", "Shorten name.")
     try:
-        return with_folders(plan, lambda folder: str(roots.folder(folder)))
+        return plan_file.with_folders(plan, lambda folder: str(roots.folder(folder)))
     except RootError as error:
         raise ApiError(422, "bad_folder", error.message, error.fix) from error
-
-
-def with_folders(plan: TrainingPlan, real: Callable[[str], str]) -> TrainingPlan:
-    """The plan with `real` of each folder that it names."""
-    data, references = plan.data, plan.validation.references
-    others = data.regularisation
-    return dataclasses.replace(
-        plan,
-        data=dataclasses.replace(
-            data,
-            images=real(data.images),
-            regularisation=None if others is None else real(others),
-        ),
-        validation=dataclasses.replace(
-            plan.validation, references=None if references is None else real(references)
-        ),
-    )
 
 
 def model_of(plan: TrainingPlan, models: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import argparse
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onmodel.models.errors import ModelError
-from onmodel.train import plan_file
+from onmodel.train import plan_file, progress
 from onmodel.train.plan import PlanError, TrainingPlan, check
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ shortcuts = {
     "noun": "data.noun",
     "base": "base.model",
 }
-seconds_between_lines = 5.0
 
 
 def add_train_parser(commands: Any) -> None:
@@ -72,6 +71,12 @@ def add_train_parser(commands: Any) -> None:
         help=f"write the plan for another trainer: {', '.join(tools)}",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="train on a running server (its address or ready file) and follow it there",
+    )
+    parser.add_argument("--token", metavar="T", help="the server's; or ONMODEL_TOKEN")
     parser.add_argument("--json", action="store_true", help="print JSON, one event a line")
     parser.set_defaults(run=run)
 
@@ -83,6 +88,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         _usage(options)
         plan = make_plan(options)
+        if options.server:
+            return _at_server(options, plan)
         if options.export:
             return _export(options, plan)
         if not options.preflight:
@@ -129,7 +136,13 @@ def _usage(options: argparse.Namespace) -> None:
         )
     if options.export and options.export[0] not in tools:
         raise _Usage(f"There is no export for {options.export[0]}.", f"Take {', '.join(tools)}.")
-    if options.out is None and (options.resume or not (options.preflight or options.export)):
+    if options.server and (options.out or options.export or options.resume):
+        raise _Usage(
+            "The server keeps the run, and goes on with it by itself.",
+            "With --server, leave --out, --resume and --export out.",
+        )
+    apart = options.preflight or options.export or options.server
+    if options.out is None and (options.resume or not apart):
         raise _Usage("Where to?", "Add --out and the folder of the run.")
 
 
@@ -158,6 +171,17 @@ def _plan_of(out: Path) -> Path:
     return path
 
 
+def _at_server(options: argparse.Namespace, plan: TrainingPlan) -> int:
+    """The plan to a server, whose folders are those of its own machine."""
+    from onmodel.train import remote
+
+    plan = check(plan_file.with_folders(plan, _whole))
+    server = remote.find_server(options.server, options.token)
+    if options.preflight:
+        return remote.preflight(server, plan, options.json)
+    return remote.train(server, plan, options.json, remote.at_the_terminal)
+
+
 def _export(options: argparse.Namespace, plan: TrainingPlan) -> int:
     from onmodel.train.buckets import Order
     from onmodel.train.dataset import scan
@@ -168,7 +192,7 @@ def _export(options: argparse.Namespace, plan: TrainingPlan) -> int:
     data = scan(plan.data)
     written = export(plan, data, Order(data.pictures, plan), tool, Path(folder))
     if options.json:
-        _line({"files": [p.name for p in written.files], "missing": list(written.missing)})
+        progress.line({"files": [p.name for p in written.files], "missing": list(written.missing)})
         return exit_ok
     lines = [f"Written to {folder}: {', '.join(p.name for p in written.files)}"]
     lines += [f"{len(data.refused)} refused pictures are left out."] if data.refused else []
@@ -195,7 +219,7 @@ def _train(options: argparse.Namespace, plan: TrainingPlan) -> int:
     _keep(report, out)
     from onmodel.train.engine import train
 
-    show = _events(options.json)
+    show = progress.events(options.json)
     with _interrupt() as cancelled:
         result = train(_absolute(plan), out, show, cancelled, resume=options.resume)
     if not result.finished:
@@ -204,23 +228,19 @@ def _train(options: argparse.Namespace, plan: TrainingPlan) -> int:
     return exit_ok
 
 
+def _whole(folder: str) -> str:
+    return str(Path(folder).expanduser().absolute())
+
+
 def _absolute(plan: TrainingPlan) -> TrainingPlan:
     """The plan with absolute folders: a run is resumed from anywhere."""
     from onmodel.train.estimates import model_path
 
-    settings: dict[str, dict[str, str]] = {}
-    for key, value in (
-        ("data.images", plan.data.images),
-        ("data.regularisation", plan.data.regularisation),
-        ("validation.references", plan.validation.references),
-    ):
-        if value:
-            part, _, sub = key.rpartition(".")
-            settings.setdefault(part, {})[sub] = str(Path(value).expanduser().absolute())
+    plan = plan_file.with_folders(plan, _whole)
     model = model_path(plan.base)
-    if model is not None:
-        settings["base"] = {"model": str(model.absolute())}
-    return plan_file.from_table(settings, plan)
+    if model is None:
+        return plan
+    return replace(plan, base=replace(plan.base, model=str(model.absolute())))
 
 
 def _measuring(plan: TrainingPlan) -> Callable[[], Any]:
@@ -236,9 +256,9 @@ def _show(report: Report, as_json: bool) -> None:
     from onmodel.train.report_text import text
 
     if as_json:
-        _line({"type": "preflight", **report.json()})
+        progress.line({"type": "preflight", **report.json()})
     else:
-        _say(text(report))
+        progress.say(text(report))
 
 
 def _keep(report: Report, out: Path) -> None:
@@ -258,59 +278,6 @@ def _write(path: Path, content: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(content, "utf-8")
     part.replace(path)
-
-
-def _line(data: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(data, ensure_ascii=False, default=str) + "\n")
-    sys.stdout.flush()
-
-
-def _events(as_json: bool) -> Callable[[str, dict[str, Any]], None]:
-    """What the engine reports, as lines; in text, steps at most every five seconds."""
-    shown = begun = time.monotonic()
-    first: int | None = None
-
-    def show(kind: str, values: dict[str, Any]) -> None:
-        nonlocal shown, begun, first
-        now = time.monotonic()
-        if as_json:
-            _line({"type": kind, **values})
-        elif kind == "step":
-            step, of = int(values["step"]), int(values["of"])
-            if first is None:
-                first, begun = step, now
-            elif now - shown >= seconds_between_lines or step == of:
-                left = (now - begun) / (step - first) * (of - step)
-                _say(f"step {step} of {of}, loss {values['loss']:.4f}, {duration(left)} left")
-                shown = now
-        elif kind == "caching":
-            if now - shown >= seconds_between_lines or values["done"] == values["of"]:
-                _say(f"caching {values['done']} of {values['of']}")
-                shown = now
-        else:
-            _say(f"{kind}: " + ", ".join(f"{key} {_short(v)}" for key, v in values.items()))
-
-    return show
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_short(v) for v in value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def _folder(scan: _Scan) -> _Scan:
 def _files(scan: _Scan, folder: Path, repeats: int, fallback: str) -> None:
     """The pictures of one folder. fallback: the caption where there is none."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    pictures = [p for p in files if p.suffix.lower() in suffixes and not _companion(p)]
+    pictures = [p for p in files if p.suffix.lower() in suffixes and not companion(p)]
     stems = {p.stem for p in pictures}
     strangers: list[str] = []
     for path in files:
@@ -157,7 +157,7 @@ def _files(scan: _Scan, folder: Path, repeats: int, fallback: str) -> None:
         elif path.suffix.lower() in other_pictures:
             reason = f"{path.suffix} files are not read: save it as PNG, JPEG or WebP."
             scan.refused.append(Refused(name, reason, scan.regularisation))
-        elif (_companion(path) or path.stem) not in stems:
+        elif (companion(path) or path.stem) not in stems:
             strangers.append(name)
     for mask in sorted((folder / "masks").glob("*.png")):
         if mask.stem not in stems:
@@ -167,7 +167,7 @@ def _files(scan: _Scan, folder: Path, repeats: int, fallback: str) -> None:
         scan.notes.append(f"No picture belongs to {', '.join(strangers[:5])}{more}.")
 
 
-def _companion(path: Path) -> str:
+def companion(path: Path) -> str:
     """The stem of the picture that this mask or map belongs to, "" for pictures."""
     stem, _, kind = path.stem.rpartition(".")
     if path.suffix.lower() == ".png" and stem and kind in ("mask", *map_kinds):

@@ -63,6 +63,10 @@ def export(plan: TrainingPlan, data: DataSet, order: Order, tool: str, folder: P
         "" if plan.validation.references is None else "validation.references",
         f"{tool} does not choose among checkpoints: measure the identity of its drawings yourself.",
     )
+    reader.lack(
+        "" if plan.validation.maps is None else "validation.maps",
+        f"{tool} draws its samples without maps, and {{caption}} in prompts is left out.",
+    )
     missing = reader.missing()
     files = []
     for name, content in built.files.items():

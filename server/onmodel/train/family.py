@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
 from onmodel.models import safe
 from onmodel.models.memory import Place
 from onmodel.models.registry import ModelEntry
+from onmodel.train import accelerating
 from onmodel.train.plan import PlanError, TrainingPlan
 
 Text = dict[str, torch.Tensor]
@@ -50,24 +53,29 @@ class Batch:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A validation drawing to make. maps: kind to (3, H, W) float 0..1; size: width, height."""
+    """A validation drawing to make. maps: kind to (3, H, W) float 0..1; size: width, height.
+
+    head: where its maps put the head, as `onmodel.identity.interface.HeadBox`, None: not known.
+    """
 
     prompt: str
     seed: int
     size: tuple[int, int]
     maps: dict[str, torch.Tensor] = field(default_factory=dict)
+    head: tuple[float, float, float, float] | None = None
 
 
 class TrainedFamily(ABC):
     """A loaded model under training. Not safe for two threads.
 
-    components: the parts that LoRAs go onto. latent_scale: pixels of a latent cell's side.
-    prediction: "epsilon", "v" or "flow". text_in_training: whether text encoders learn.
+    accelerator: of this run, see accelerating.py. components: the parts that LoRAs go onto.
+    latent_scale: pixels of a latent cell's side. prediction: "epsilon", "v" or "flow".
     """
 
     entry: ModelEntry
     plan: TrainingPlan
     place: Place
+    accelerator: Accelerator
     components: dict[str, Any]
     latent_scale: int
     prediction: str
@@ -110,6 +118,10 @@ class TrainedFamily(ABC):
     def rest_encoders(self) -> None:
         """What is not needed while everything comes from caches leaves the device."""
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Products in the plan's format."""
+        return self.accelerator.autocast()
+
     @property
     def trains_text(self) -> bool:
         """Whether the text encoders learn."""
@@ -133,10 +145,15 @@ def load(entry: ModelEntry, place: Place, plan: TrainingPlan) -> TrainedFamily:
             f"{plan.base.family}.",
             "Set base.family, or choose a preset of that family.",
         )
+    accelerator = accelerating.make(place, plan.base.dtype)
+    loaded: TrainedFamily
     if entry.family == "flux":
         from onmodel.train.family_flux import FluxTraining
 
-        return FluxTraining.load(entry, place, plan)
-    from onmodel.train.family_sdxl import SDXLTraining
+        loaded = FluxTraining.load(entry, place, plan)
+    else:
+        from onmodel.train.family_sdxl import SDXLTraining
 
-    return SDXLTraining.load(entry, place, plan)
+        loaded = SDXLTraining.load(entry, place, plan)
+    loaded.accelerator = accelerator
+    return loaded

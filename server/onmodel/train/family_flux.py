@@ -9,7 +9,6 @@ scripts and diffusers' example do. Of the text encoders only CLIP can learn; T5 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -52,8 +51,11 @@ class FluxTraining(TrainedFamily):
     @classmethod
     def load(cls, entry: ModelEntry, place: Place, plan: TrainingPlan) -> FluxTraining:
         """Read the model. Raises ModelError, PlanError."""
-        if plan.data.conditioning:
-            raise PlanError("Flux is trained without maps here.", "Set data.conditioning to false.")
+        if plan.draws_on_maps:
+            raise PlanError(
+                "Flux is trained without maps here.",
+                "Set data.conditioning to false and leave validation.maps out.",
+            )
         folder = entry.found.path
         if not folder.is_dir():
             raise PlanError(
@@ -72,13 +74,6 @@ class FluxTraining(TrainedFamily):
             dtype = getattr(torch, place.dtype)
             pipe = FluxPipeline.from_pretrained(str(folder), vae=vae, dtype=dtype, **options)
         return cls(entry, place, plan, pipe)
-
-    def autocast(self) -> Any:
-        """Products in the plan's format."""
-        if self.plan.base.dtype == "fp32":
-            return nullcontext()
-        kind = getattr(torch, self.place.dtype)
-        return torch.autocast(torch.device(self.place.device).type, kind)
 
     @torch.no_grad()
     def encode_pictures(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -47,13 +46,13 @@ class SDXLTraining(TrainedFamily):
     @classmethod
     def load(cls, entry: ModelEntry, place: Place, plan: TrainingPlan) -> SDXLTraining:
         """Read the model. Raises ModelError; PlanError where maps are wanted and not taken."""
-        if plan.data.conditioning and entry.controlnet is None:
+        if plan.draws_on_maps and entry.controlnet is None:
             raise PlanError(
                 f"The model “{entry.name}” has no union ControlNet to show maps to.",
-                "Set data.conditioning to false, or put a union ControlNet for SDXL into the "
-                "controlnet folder of Onmodel's data.",
+                "Set data.conditioning to false and leave validation.maps out, or put a union "
+                "ControlNet for SDXL into the controlnet folder of Onmodel's data.",
             )
-        if not plan.data.conditioning:
+        if not plan.draws_on_maps:
             entry = replace(entry, controlnet=None)
         exact = ("vae",) if plan.adapter.text_encoders else ("vae", "text")
         return cls(entry, place, plan, load_parts(entry, place, exact))
@@ -79,13 +78,6 @@ class SDXLTraining(TrainedFamily):
             if self.trains_text:
                 for encoder in p.text_encoders:
                     encoder.gradient_checkpointing_enable()
-
-    def autocast(self) -> Any:
-        """Products in the plan's format."""
-        if self.plan.base.dtype == "fp32":
-            return nullcontext()
-        kind = getattr(torch, dtypes[self.plan.base.dtype])
-        return torch.autocast(torch.device(self.place.device).type, kind)
 
     # Encoding
 

@@ -6,6 +6,8 @@ state.pt                   weights, optimizer and average after the last save; w
 metrics.jsonl              a line for each step
 NAME-000250.safetensors    checkpoints;  NAME.safetensors  the finished LoRA
 drawings/000250/…png       validation drawings; 000000 are the base model's own
+drawings.1/                those of an earlier start that drew something else
+choice.json, identity.png  what was found about the checkpoints, and its curve
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import pickle
 import re
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,7 @@ class RunFolder:
                 f"In {self.path} there is a run that stopped before its first save.",
                 "Resume it, which starts it anew, or choose another folder.",
             )
+        self._put_drawings_aside()
         self._cut_metrics(0 if state is None else int(state["step"]))
         write_atomically(self.path / "plan.toml", plan_file.to_toml(self.plan).encode())
         return state
@@ -93,6 +97,16 @@ class RunFolder:
                 "Put them back as they were, or start anew in another folder.",
             )
         return state
+
+    def _put_drawings_aside(self) -> None:
+        """Drawings of other prompts, maps or seeds cannot be compared with those that come."""
+        plan, old = self.path / "plan.toml", self.path / "drawings"
+        if not plan.is_file() or not old.is_dir():
+            return
+        before = plan_file.read(plan).validation
+        if _drawn(before) != _drawn(self.plan.validation):
+            number = next(n for n in count(1) if not old.with_name(f"drawings.{n}").exists())
+            old.rename(old.with_name(f"drawings.{number}"))
 
     def save_state(self, state: dict[str, Any]) -> None:
         """Replace the saved state."""
@@ -121,7 +135,12 @@ class RunFolder:
         """The checkpoints that are there, the earliest first."""
         form = re.compile(re.escape(self.plan.name) + r"-\d{6,}\.safetensors")
         found = [p for p in self.path.glob("*.safetensors") if form.fullmatch(p.name)]
-        return tuple(sorted(found, key=lambda p: int(p.stem.rsplit("-", 1)[1])))
+        return tuple(sorted(found, key=self.step_of))
+
+    @staticmethod
+    def step_of(checkpoint: Path) -> int:
+        """The step of a checkpoint's file."""
+        return int(checkpoint.stem.rsplit("-", 1)[1])
 
     def prune(self) -> None:
         """Delete the oldest checkpoints beyond `run.keep`."""
@@ -137,6 +156,15 @@ class RunFolder:
     def drawings(self, step: int) -> Path:
         """The folder of a step's validation drawings."""
         return self.path / "drawings" / f"{step:06d}"
+
+    def has_drawings(self, step: int, number: int) -> bool:
+        """Whether all drawings of a step are there."""
+        return len(list(self.drawings(step).glob("*.png"))) == number
+
+
+def _drawn(plan: ValidationPlan) -> ValidationPlan:
+    """What of the plan decides what is drawn."""
+    return replace(plan, every=0, references=None)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

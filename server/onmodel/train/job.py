@@ -94,24 +94,14 @@ class Trainer:
         result = engine.train(plan, task.folder, tell, cancelled, resume=True)
         if result.lora is None:
             return None
-        return Trained(result.lora, {"steps": result.steps, "loss": result.loss})
+        record: dict[str, Any] = {"steps": result.steps, "loss": result.loss, "step": result.chosen}
+        if result.choice is not None:
+            record |= {"choice": result.choice.sentence, "zero_effect": result.choice.zero_effect}
+        return Trained(result.lora, record)
 
     def checked(self, plan: TrainingPlan) -> TrainingPlan:
         """The plan with its folders as they really lie. Raises RootError."""
-        data, validation = plan.data, plan.validation
-
-        def real(folder: str | None) -> str | None:
-            return None if folder is None else str(self.roots.folder(folder))
-
-        return dataclasses.replace(
-            plan,
-            data=dataclasses.replace(
-                data,
-                images=str(self.roots.folder(data.images)),
-                regularisation=real(data.regularisation),
-            ),
-            validation=dataclasses.replace(validation, references=real(validation.references)),
-        )
+        return plan_file.with_folders(plan, lambda folder: str(self.roots.folder(folder)))
 
 
 def find(plan: TrainingPlan, model_hash: str) -> ModelEntry:

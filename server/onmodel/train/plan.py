@@ -169,13 +169,17 @@ class RunPlan:
 class ValidationPlan:
     """Drawings while training. every: steps between them (0: none). count: drawings of each
     prompt. references: folder of pictures of the character that identity is measured against,
-    None: the training pictures. In prompts, {trigger} and {noun} stand for the plan's own.
+    None: the training pictures. maps: folder of NAME.pose.png, NAME.depth.png … that the drawings
+    follow in turn, see validation.py; None: the maps of training pictures, where the plan trains
+    with them. In prompts, {trigger} and {noun} stand for the plan's own, {caption} for the caption
+    of the maps that are followed.
     """
 
     every: int = 0
     prompts: tuple[str, ...] = ()
     count: int = 1
     references: str | None = None
+    maps: str | None = None
     steps: int = 20
     guidance: float = 5.0
     seed: int = 1
@@ -200,12 +204,21 @@ class TrainingPlan:
         """The words that stand for the character in captions: "TRIGGER NOUN"."""
         return f"{self.data.trigger} {self.data.noun}".strip()
 
-    def validation_prompts(self) -> tuple[str, ...]:
-        """The prompts of the validation with trigger and noun put in."""
-        return tuple(
-            prompt.replace("{trigger}", self.data.trigger).replace("{noun}", self.data.noun)
-            for prompt in self.validation.prompts
-        )
+    @property
+    def draws_on_maps(self) -> bool:
+        """Whether the ControlNet is needed, to train or to draw with."""
+        drawn = bool(self.validation.every) and self.validation.maps is not None
+        return self.data.conditioning or drawn
+
+    def validation_prompts(self, caption: str = "") -> tuple[str, ...]:
+        """The prompts of the validation with trigger, noun and a map's caption put in."""
+        words = {"{trigger}": self.data.trigger, "{noun}": self.data.noun, "{caption}": caption}
+        found = []
+        for prompt in self.validation.prompts:
+            for word, meaning in words.items():
+                prompt = prompt.replace(word, meaning)
+            found.append(prompt.strip().strip(",").strip())
+        return tuple(found)
 
 
 def problems(plan: TrainingPlan, *, complete: bool = True) -> list[PlanError]:

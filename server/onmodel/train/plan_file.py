@@ -13,7 +13,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,20 +44,22 @@ def read(path: Path) -> TrainingPlan:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PlanError(f"The plan {path} cannot be read: {error}.") from error
-    plan = from_toml(text)
-    return replace(
-        plan,
-        data=replace(
-            plan.data,
-            images=_beside(path, plan.data.images),
-            regularisation=_beside(path, plan.data.regularisation),
-        ),
-        validation=replace(plan.validation, references=_beside(path, plan.validation.references)),
-    )
+    return with_folders(from_toml(text), lambda folder: str(path.parent / folder))
 
 
-def _beside(path: Path, folder: Any) -> Any:
-    return str(path.parent / folder) if folder else folder
+folder_keys = ("data.images", "data.regularisation", "validation.references", "validation.maps")
+"""Keys whose values are folders."""
+
+
+def with_folders(plan: TrainingPlan, place: Callable[[str], str]) -> TrainingPlan:
+    """The plan with `place` of each folder that it names."""
+    table: dict[str, dict[str, str]] = {}
+    for key in folder_keys:
+        folder = value_of(plan, key)
+        if folder:
+            part, _, sub = key.partition(".")
+            table.setdefault(part, {})[sub] = place(folder)
+    return from_table(table, plan)
 
 
 def from_toml(text: str) -> TrainingPlan:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onmodel.models.errors import ModelError
+from onmodel.train import maps
 from onmodel.train import plan as plans
 from onmodel.train.buckets import Order
 from onmodel.train.dataset import DataSet, content_digest, scan
@@ -275,14 +276,26 @@ def _data_checks(
         )
     mapped = [p for p in own if p.maps]
     if own and plan.data.conditioning and not mapped:
-        problems.append(
-            PlanError(
-                "The plan trains with conditioning, but no picture has a map.",
-                "Put NAME.pose.png or NAME.depth.png beside them, or set data.conditioning "
-                "to false.",
-            )
+        warnings.append(
+            "The plan trains with maps, but no picture has one: it learns without. Put "
+            "NAME.pose.png, NAME.depth.png or NAME.normal.png beside the pictures."
         )
-    references = plan.validation.references
+    elif plan.data.conditioning and len(mapped) < len(own):
+        names = ", ".join([p.name for p in own if not p.maps][:5])
+        warnings.append(f"{len(own) - len(mapped)} of {len(own)} pictures have no map: {names}.")
+    _validation_checks(plan, problems, warnings)
+    if 0 < len(own) < 8:
+        warnings.append(
+            f"{len(own)} pictures are few: a character needs some 15 to 30, in several framings, "
+            "views and expressions."
+        )
+    if order is not None:
+        _order_checks(plan, data, order, problems, warnings)
+
+
+def _validation_checks(plan: TrainingPlan, problems: list[PlanError], warnings: list[str]) -> None:
+    """What the validation drawings need."""
+    references, folder = plan.validation.references, plan.validation.maps
     if references is not None and not Path(references).expanduser().is_dir():
         problems.append(
             PlanError(
@@ -291,17 +304,15 @@ def _data_checks(
                 "it out.",
             )
         )
-    if 0 < len(own) < 8:
-        warnings.append(
-            f"{len(own)} pictures are few: a character needs some 15 to 30, in several framings, "
-            "views and expressions."
-        )
+    if folder is not None:
+        try:
+            maps.map_sets(plan, Path(folder).expanduser())
+        except PlanError as error:
+            problems.append(error)
     if plan.validation.every:
         bare = [v for v in plan.validation_prompts() if plan.data.trigger not in v]
         if bare:
             warnings.append(f"This validation prompt does not name the character: “{bare[0]}”.")
-    if order is not None:
-        _order_checks(plan, data, order, problems, warnings)
 
 
 def _order_checks(

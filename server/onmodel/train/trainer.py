@@ -51,13 +51,17 @@ class Trainer:
         adapters.add_adapters(family.components, plan.adapter, seed_of(plan.run.seed, "adapters"))
         self.weights = adapters.parameters(family.components)
         self._list = list(self.weights.values())
-        self.optimizer = optimizers.make(plan.optimizer, self._groups())
+        self.accelerator = family.accelerator
+        made = optimizers.make(plan.optimizer, self._groups())
+        self.optimizer: Any = self.accelerator.prepare_optimizer(made)
         self.ema: Any = None
         if plan.schedule.ema is not None:
             self.ema = EMAModel(self._list, decay=plan.schedule.ema)
-        device = torch.device(family.place.device).type
-        # float16 gradients underflow without a scale.
-        self.scaler = torch.amp.GradScaler(device, enabled=plan.base.dtype == "fp16")
+
+    @property
+    def scaler(self) -> Any:
+        """What keeps float16's gradients from underflowing; None with other formats."""
+        return self.accelerator.scaler
 
     def _groups(self) -> list[dict[str, Any]]:
         text = [w for n, w in self.weights.items() if n.startswith("text_encoder")]
@@ -70,6 +74,9 @@ class Trainer:
         step, seed = self.step, self.plan.run.seed
         rate = optimizers.set_rates(self.optimizer, self.plan.schedule, step, self.steps)
         batches = self.samples.order.batch_at(step)
+        # Kept by accelerate for the whole process, where another plan may have been measured.
+        self.accelerator.gradient_accumulation_steps = len(batches)
+        self.accelerator.step = 0
         total = 0.0
         for part, showings in enumerate(batches):
             # Dropout inside of the model takes the global generator.
@@ -77,9 +84,10 @@ class Trainer:
             batch = self.samples.batch(showings, step, part)
             found = self.family.losses(batch, generator(seed, step, part))
             weights = [self._weight(self.samples.pictures[s.index]) for s in showings]
-            loss = (found * found.new_tensor(weights)).mean() / len(batches)
-            self.scaler.scale(loss).backward()
-            total += loss.item()
+            loss = (found * found.new_tensor(weights)).mean()
+            with self.accelerator.accumulate():
+                self.accelerator.backward(loss)
+            total += loss.item() / len(batches)
         norm = self._update()
         if not math.isfinite(total):
             raise PlanError(
@@ -93,12 +101,10 @@ class Trainer:
         return self.plan.loss.prior_weight if picture.regularisation else 1.0
 
     def _update(self) -> float:
-        self.scaler.unscale_(self.optimizer)
         # A weight that no picture of this step reached has no gradient.
         limit = self.plan.optimizer.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self._list, limit))
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        norm = float(self.accelerator.clip_grad_norm_(self._list, limit))
+        self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.step(self._list)
@@ -128,7 +134,7 @@ class Trainer:
             "step": self.step,
             "weights": {n: w.detach().cpu() for n, w in self.weights.items()},
             "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "scaler": {} if self.scaler is None else self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
         }
 
@@ -137,7 +143,8 @@ class Trainer:
         for name, weight in self.weights.items():
             weight.data.copy_(state["weights"][name])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.step = int(state["step"])
