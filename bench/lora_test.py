@@ -8,7 +8,10 @@ The first makes, under ~/.cache/onmodel/lora-test (--folder) in a folder of the 
 
 data/          pictures, references and test shots (`python -m world.characters`)
 images/        training pictures with captions of trigger, noun and what changes: traits that
-               belong to the person are left out, the trigger stands for them
+               belong to the person are left out, the trigger stands for them; beside them masks
+               and the maps of a stand-in
+checks/        maps of other shots of a stand-in, for the drawings by which the trainer chooses
+               the checkpoint (against the training pictures; references stay unseen)
 run/           the run of `onmodel train --preset rehearsal`
 with/          each test shot on the maps of a stand-in, by "trigger noun, expression, view", the
                LoRA bound to the figure's region
@@ -60,10 +63,9 @@ stranger_mix = {
 map_kinds = ("pose", "depth", "normal")
 
 
-def captioned(parts: dict[str, str]) -> str:
-    """A training caption: the trigger for the traits, then all that changes."""
-    changing = (parts[k] for k in ("expression", "view", "look", "framing", "set"))
-    return ", ".join([f"{trigger} {parts['noun']}", *changing])
+def changing(parts: dict[str, str]) -> str:
+    """What is no part of the person: a training caption has the trigger and this."""
+    return ", ".join(parts[k] for k in ("expression", "view", "look", "framing", "set"))
 
 
 def make_data(out: Path, identity: int, look: str, count: int) -> None:
@@ -72,13 +74,17 @@ def make_data(out: Path, identity: int, look: str, count: int) -> None:
     if not (data / "character.json").is_file():
         arguments = ["--identity", str(identity), "--look", look, "--count", str(count)]
         _call("world.characters", str(data), *arguments)
-    images = out / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    for told in sorted((data / "train").glob("*.json")):
-        for name in (f"{told.stem}.png", f"{told.stem}.mask.png"):
-            shutil.copyfile(told.with_name(name), images / name)
-        caption = captioned(json.loads(told.read_text())["parts"])
-        (images / f"{told.stem}.txt").write_text(caption + "\n")
+    for purpose, name in (("train", "images"), ("checks", "checks")):
+        target = out / name
+        target.mkdir(parents=True, exist_ok=True)
+        for path in sorted((data / purpose).iterdir()):
+            if path.suffix == ".png" or path.name.endswith(".head.json"):
+                shutil.copyfile(path, target / path.name)
+            elif path.suffix == ".json":
+                parts = json.loads(path.read_text())["parts"]
+                subject = f"{trigger} {parts['noun']}, " if purpose == "train" else ""
+                words = f"{subject}{changing(parts)}\n"
+                (target / path.name).with_suffix(".txt").write_text(words)
 
 
 def _call(module: str, *arguments: str) -> None:
@@ -99,6 +105,8 @@ def train(out: Path, name: str, noun: str, settings: Sequence[str]) -> float:
         else:
             arguments = ["--preset", "rehearsal", "--images", str(out / "images")]
             arguments += ["--trigger", trigger, "--noun", noun, "--name", name, "--out", str(run)]
+            checks = {"maps": str(out / "checks"), "prompts": ["{trigger} {noun}, {caption}"]}
+            settings = [*(f"validation.{k}={json.dumps(v)}" for k, v in checks.items()), *settings]
             arguments += [part for setting in settings for part in ("--set", setting)]
         before = _children()
         try:

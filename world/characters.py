@@ -7,12 +7,15 @@
 Plain image folders, the same for the same arguments:
 
 OUT/train/0001.png, 0001.txt, 0001.mask.png, 0001.json: a picture (RGB), its caption, the person's
-    mask (8 bits, 255 = person), the caption in parts and the boxes.
+    mask (8 bits, 255 = person), the caption in parts and the boxes; 0001.pose.png, 0001.depth.png,
+    0001.normal.png: its maps with a stand-in of nobody's face in the person's place, by the
+    add-on's own functions.
+OUT/checks/01.pose.png …, 01.json, 01.head.json: maps alone, of further shots of a stand-in, to
+    draw on while training; what they show, and {"box": the stand-in's head}.
 OUT/references/01.png to 03.png, 01.json: portraits, neutral, facing the camera, in a set and a
     light that no training picture has (`reference_set`, `reference_light`), and their boxes.
 OUT/test/0001/picture.png: another picture, of another seed; pose.png, depth.png, normal.png: its
-    maps with a stand-in of nobody's face in the person's place, by the add-on's own functions;
-    mask.png: the stand-in; shot.json: what the picture shows, and the
+    maps with a stand-in; mask.png: the stand-in; shot.json: what the picture shows, and the
     stand-in's head.
 OUT/character.json: the identity, its traits in words, the arguments.
 
@@ -58,7 +61,8 @@ reference_set = "studio"
 reference_light = 4
 _train_sets = tuple(name for name in sets.names if name != reference_set)
 _train_lights = tuple(i for i in range(len(looks.lights)) if i != reference_light)
-_purposes = ("train", "test", "reference")
+_purposes = ("train", "test", "reference", "check")
+check_mix = {"close-up": 1, "portrait": 4, "medium shot": 1}
 _attempts = 24
 _reference_turns = (0.0, -18.0, 18.0)
 
@@ -141,25 +145,31 @@ def _mask(owner: Array) -> Array:
     return np.where(owner > 0, 255, 0).astype(np.uint8)
 
 
-def _write_maps(folder: Path, arrays: dict[str, Array], description: dict[str, Any]) -> None:
+def _write_maps(prefix: str, arrays: dict[str, Array], description: dict[str, Any]) -> None:
+    """prefix: of the files' paths, before "pose.png" and the others."""
     disparity = arrays["standin_disparity"].astype(np.float32)
     z = np.divide(1, disparity, out=np.full_like(disparity, np.inf), where=disparity > 0)
     near, far = depth_range([z])
     rows = description["people"][0]["standin_pose"]
     points: dict[str, Any] = {part: [Keypoint(*p) for p in rows[part]] for part in rows}
     height, width = disparity.shape
-    _save(folder / "pose.png", draw_pose([Pose(**points)], width, height))
-    _save(folder / "depth.png", depth_map(z, near, far))
-    _save(folder / "normal.png", arrays["standin_normal"])
-    _save(folder / "mask.png", _mask(arrays["standin_person"]))
+    _save(Path(f"{prefix}pose.png"), draw_pose([Pose(**points)], width, height))
+    _save(Path(f"{prefix}depth.png"), depth_map(z, near, far))
+    _save(Path(f"{prefix}normal.png"), arrays["standin_normal"])
 
 
 def make(
-    out: Path, studio: Studio, seed: int, look: str, count: int, tests: dict[str, int]
+    out: Path,
+    studio: Studio,
+    seed: int,
+    look: str,
+    count: int,
+    tests: dict[str, int],
+    checks: int = 0,
 ) -> None:
     """Write a character's folders, see the module's head. tests: framing to number."""
     who = people.resident(seed)
-    for name in ("train", "references", "test"):
+    for name in ("train", "references", "test", "checks"):
         (out / name).mkdir(parents=True, exist_ok=True)
     for number, framing in enumerate(spread(train_mix, count), 1):
         arrays, description = _made(studio, who, look, framing, "train", number)
@@ -169,6 +179,14 @@ def make(
         _save(stem.with_suffix(".mask.png"), _mask(arrays["person"]))
         stem.with_suffix(".txt").write_text(said["caption"] + "\n")
         stem.with_suffix(".json").write_text(json.dumps(said, indent=1))
+        _write_maps(f"{stem}.", arrays, description)
+    for number, framing in enumerate(spread(check_mix, checks), 1):
+        arrays, description = _made(studio, who, look, framing, "check", number)
+        stem = out / "checks" / f"{number:02d}"
+        _write_maps(f"{stem}.", arrays, description)
+        stem.with_suffix(".json").write_text(json.dumps(_said(description), indent=1))
+        box = {"box": description["people"][0]["standin_face"]}
+        stem.with_suffix(".head.json").write_text(json.dumps(box))
     for number in range(len(_reference_turns)):
         arrays, description = _made(studio, who, look, "portrait", "reference", number)
         stem = out / "references" / f"{number + 1:02d}"
@@ -180,7 +198,8 @@ def make(
         folder = out / "test" / f"{number:04d}"
         folder.mkdir(exist_ok=True)
         _save(folder / "picture.png", arrays["rgb"])
-        _write_maps(folder, arrays, description)
+        _write_maps(f"{folder}/", arrays, description)
+        _save(folder / "mask.png", _mask(arrays["standin_person"]))
         double = {"standin_face": description["people"][0]["standin_face"]}
         (folder / "shot.json").write_text(json.dumps(_said(description) | double, indent=1))
     about = {
@@ -189,6 +208,7 @@ def make(
         "traits": people.description(who),
         "look": look,
         "train": count,
+        "checks": checks,
         "test": tests,
     }
     (out / "character.json").write_text(json.dumps(about, indent=1))
@@ -223,9 +243,11 @@ def main(argv: list[str]) -> int:
         help="test pictures of a framing, may be repeated; default: "
         + ", ".join(f"{name}={times}" for name, times in test_mix.items()),
     )
+    parser.add_argument("--checks", type=int, default=6, help="shots to draw while training")
     options = parser.parse_args(argv)
     tests = dict(options.test) if options.test else test_mix
-    make(options.out, Studio(), options.identity, options.look, options.count, tests)
+    arguments = (options.identity, options.look, options.count, tests, options.checks)
+    make(options.out, Studio(), *arguments)
     log.info("%s: %s", options.out, people.description(people.resident(options.identity)))
     return 0
 
