@@ -66,3 +66,16 @@ def orthogonal(x: torch.Tensor) -> torch.Tensor:
         square = x @ x.mT
         x = _a * x + (_b * square + _c * (square @ square)) @ x
     return x.mT if tall else x
+
+
+def optimizers_of(model: torch.nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for the layers inside; AdamW for words, positions, norms, and first and last layers."""
+    matrices, rest = [], []
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        outer = name.endswith(("conv_in.weight", "conv_out.weight")) or "_embedding.weight" in name
+        narrow = p.ndim < 2 or min(p.shape[0], p.numel() // p.shape[0]) < 12
+        (rest if outer or narrow else matrices).append(p)
+    adam = torch.optim.AdamW(rest, 1e-3, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
+    return Muon(matrices), adam

@@ -26,6 +26,10 @@ _lift = 6.0
 _low, _top = -0.3, 8.0
 """Packed features span this: SiLU's least value is -0.28; grey reaches 6, white some 8."""
 
+white = slice(16, 32)
+white_least = 14
+"""Which packed features are of white points, and what they exceed where there is one."""
+
 
 @torch.no_grad()
 def write(embedding: Any) -> None:

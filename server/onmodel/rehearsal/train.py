@@ -25,7 +25,7 @@ from onmodel.generate.regions import use_regions
 from onmodel.rehearsal import data
 from onmodel.rehearsal.architecture import Denoiser, Sizes, make_tokenizer, make_vae
 from onmodel.rehearsal.latents import PatchBasis
-from onmodel.rehearsal.muon import Muon
+from onmodel.rehearsal.muon import optimizers_of
 from onmodel.rehearsal.sampling import (
     Decode,
     Noise,
@@ -88,7 +88,7 @@ class Trainer:
         self.average.requires_grad_(False).eval()
         # The last layers of both encoders are not read, as in SDXL; they stay as they are.
         self.used = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizers = _optimizers(self.model)
+        self.optimizers = optimizers_of(self.model)
         self.tokens = Tokens(make_tokenizer())
         self.noise = Noise()
         self.step = 0
@@ -178,20 +178,6 @@ class Trainer:
 
 
 _table = "token_embedding.weight"
-
-
-def _optimizers(model: Denoiser) -> tuple[torch.optim.Optimizer, ...]:
-    """Muon for the layers inside, AdamW for words, positions, norms, and first and last layers."""
-    matrices, rest = [], []
-    for name, p in model.named_parameters():
-        # The last layers of both encoders are not read, as in SDXL; they stay as they are.
-        if not p.requires_grad:
-            continue
-        outer = name.endswith(("conv_in.weight", "conv_out.weight")) or "_embedding.weight" in name
-        narrow = p.ndim < 2 or min(p.shape[0], p.numel() // p.shape[0]) < 12
-        (rest if outer or narrow else matrices).append(p)
-    adam = torch.optim.AdamW(rest, 1e-3, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
-    return Muon(matrices), adam
 
 
 def _rows(

@@ -20,6 +20,7 @@ from PIL import Image
 from onmodel.rehearsal import data
 from onmodel.rehearsal.architecture import Sizes, make_vae
 from onmodel.rehearsal.latents import PatchBasis
+from onmodel.rehearsal.muon import optimizers_of
 from onmodel.rehearsal.sampling import fast_bf16, sheet
 from onmodel.rehearsal.stop import stoppable
 
@@ -64,15 +65,13 @@ class VaeTrainer:
         self.average = make_vae(sizes).to(memory_format=torch.channels_last)
         self.average.load_state_dict(self.model.state_dict())
         self.average.requires_grad_(False).eval()
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), 1e-3, betas=(0.9, 0.98), weight_decay=1e-4, foreach=True
-        )
+        self.optimizers = optimizers_of(self.model)
         self.step = 0
 
     def train_step(self, plan: Plan, pictures: Sequence[torch.Tensor]) -> float:
         """One step on random crops of pictures (H, W, 3) uint8; returns the decoder's loss."""
         rng = torch.Generator().manual_seed(self.step)
-        for group in self.optimizer.param_groups:
+        for group in (g for o in self.optimizers for g in o.param_groups):
             group["lr"] = plan.rate_at(self.step)
         part = 1 if self.step > plan.steps * 3 // 4 else 0
         crop, batch = plan.crops[part], plan.batches[part]
@@ -84,16 +83,19 @@ class VaeTrainer:
         dirty = z + 0.04 * torch.randn(z.shape, generator=rng)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
             y = self.model.decode(dirty).sample.float()
-            loss = (y - x).abs().mean() + 0.5 * _edges(y, x)
+            d = y - x
+            loss = d.abs().mean() + 0.5 * _edges(y, x) + 3.0 * d.pow(2).mean()
             total = loss
             if self.step % plan.encoder_every == 0:
                 code = self.model.encode(x).latent_dist
                 spread = (code.logvar.float() + 10).pow(2).mean()
                 total = loss + 0.3 * F.mse_loss(code.mean.float(), z) + 0.001 * spread
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         keep = min(0.995, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -131,7 +133,7 @@ class VaeTrainer:
             "sizes": vars(self.sizes),
             "model": self.model.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
             "step": self.step,
         }
         torch.save(state, part)
@@ -144,7 +146,11 @@ class VaeTrainer:
         out = cls(Sizes(**state["sizes"]), basis)
         out.model.load_state_dict(state["model"])
         out.average.load_state_dict(state["average"])
-        out.optimizer.load_state_dict(state["optimizer"])
+        if "optimizers" in state:
+            for optimizer, kept in zip(out.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+        else:
+            log.warning("%s was trained by another optimizer; ours starts afresh.", path)
         out.step = state["step"]
         return out
 
