@@ -147,3 +147,50 @@ def test_the_rehearsal_scorer_calibrates_two_characters_among_strangers():
     )
     assert "the cast of 1 is too small" in alone.source
     assert "held-out people" in alone.source
+
+
+@has_weights
+def test_a_films_cast_is_calibrated_with_heads_that_were_found_right(tmp_path, capsys):
+    import json
+
+    from onmodel import cli
+    from onmodel.identity import portrait
+    from onmodel.jobs.blobs import BlobStore
+    from PIL import Image
+
+    store = BlobStore(tmp_path / "data" / "blobs")
+    box = (20, 20, 76, 80)
+    cast = {
+        name: [store.put(portrait.write(noisy(k, t), box)) for t in range(2)]
+        for k, name in enumerate("ABC")
+    }
+    for frame, names in ((1, "AB"), (2, "C")):
+        png = tmp_path / "film" / f"f_{frame}.png"
+        png.parent.mkdir(exist_ok=True)
+        Image.fromarray(noisy(0, 7)).save(png)
+        crop = {"x": 0.0, "y": 0.0, "width": 96.0, "height": 96.0}
+        head = {"box": {"x": 20, "y": 20, "width": 56, "height": 60}, "yaw": 0.0}
+        request = {
+            "film": "park",
+            "shot": "010",
+            "frame": frame,
+            "take": 1,
+            "model": "rehearsal",
+            "canvas": {"width": 96, "height": 96, "crop": crop},
+            "characters": [
+                {"name": n, "references": cast[n], "head": head if n == "A" else None}
+                for n in names
+            ],
+        }
+        png.with_suffix(".json").write_text(json.dumps({"request": request}))
+    line = ["faces", "calibrate", str(tmp_path / "film"), "--data", str(tmp_path / "data")]
+    assert cli.main([*line, "--good", str(tmp_path / "film" / "f_1.png"), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["source"] == "a cast of 3 among strangers, with 1 drawn head found right"
+    assert made["genuine"] == 3 * 2 * 4 + 1
+    # The server reads keyframes with a part of the cast by it.
+    scorer = Scorer(embedded=True, calibrations=Calibrations(tmp_path / "data" / "calibrations"))
+    two = [{"name": n, "references": cast[n]} for n in "AB"]
+    assert scorer.calibration_of(two, store).source == made["source"]
+    assert cli.main([*line, "--good", str(tmp_path / "data")]) == 1
+    assert "is no drawn keyframe of this film" in capsys.readouterr().err

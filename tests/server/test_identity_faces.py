@@ -202,3 +202,33 @@ def test_nothing_heavy_is_imported_before_it_is_used():
         "bad = {'torch', 'dlib', 'insightface', 'onnxruntime'} & set(sys.modules); assert not bad"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Middle(Corners):
+    """`Corners` that finds a face only in pictures that are not grey."""
+
+    def embed(self, image, head=None, yaw=None):
+        if head is None and int(image.max()) - int(image.min()) < 10:
+            return NoFace("undetected", "No face was found in the picture.")
+        return super().embed(image, head, yaw)
+
+
+def test_several_pictures_are_scored_and_one_without_a_face_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(registry, "get", lambda *_, **__: Middle())
+    for name, image in (("a", picture(1)), ("b", picture(2)), ("grey", np.full_like(picture(), 9))):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    a, b, grey = (str(tmp_path / f"{name}.png") for name in ("a", "b", "grey"))
+    line = ["faces", "score", a, grey, b, "--reference", a, "--reference", grey, "--reference", a]
+    assert cli.main(line) == 1
+    said = capsys.readouterr()
+    first, second, third = said.out.splitlines()
+    assert first.startswith(f"{a}: 1.000") and third.startswith(f"{b}: ")
+    assert second == f"{grey}: no face: No face was found in the picture."
+    assert f"{grey} is left out: No face was found" in said.err
+    assert cli.main(["faces", "score", a, b, "--reference", a, "--json"]) == 0
+    told = [json.loads(row) for row in capsys.readouterr().out.splitlines()]
+    assert [one["file"] for one in told] == [a, b] and told[0]["value"] > told[1]["value"]
+    assert cli.main(["faces", "score", a, b, "--reference", a, "--head", "0,0,9,9"]) == 1
+    assert "2 pictures have 1 boxes" in capsys.readouterr().err
+    assert cli.main(["faces", "score", str(tmp_path / "gone.png"), "--reference", a]) == 1
+    assert "gone.png cannot be read" in capsys.readouterr().err

@@ -174,7 +174,7 @@ class Scorer:
             registry.fingerprint(self.embedder),
             cast,
             lambda: {name: self._member(cast[name], looks[name]) for name in cast},
-            lambda: _strangers(self.embedder),
+            lambda: shipped_strangers(self.embedder),
         )
         if isinstance(made, Calibration):
             return made
@@ -255,8 +255,8 @@ class Scorer:
         return found
 
 
-def _strangers(embedder: Embedder | None) -> Array | None:
-    """Impostors that ship with the embedder, or None."""
+def shipped_strangers(embedder: Embedder | None) -> Array | None:
+    """(N, d) impostors that ship with the embedder, or None."""
     if not isinstance(embedder, rehearsal.RehearsalFaces):
         return None
     try:

@@ -7,15 +7,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-from onmodel.identity import registry
+from onmodel.faces.calibrate_film import calibrate_film
+from onmodel.faces.scores import with_head
+from onmodel.identity import portrait, registry
 from onmodel.identity.calibrate import CalibrationError
-from onmodel.identity.interface import Array, HeadBox, NoFace
-from onmodel.identity.references import NoReferenceError, Reference, look_at, score
+from onmodel.identity.interface import Embedder, HeadBox, NoFace
+from onmodel.identity.references import NoReferenceError, Reference, Score, look_at, score
 from onmodel.models.errors import ModelError
+from onmodel.report.results import ReportError
 
 
 class FacesError(Exception):
@@ -25,10 +26,14 @@ class FacesError(Exception):
 def run(options: argparse.Namespace) -> int:
     """Carry it out; 0, or 1 where there is no number to give."""
     try:
-        return _list(options) if options.action == "list" else _score(options)
+        if options.action == "list":
+            return _list(options)
+        if options.action == "calibrate":
+            return calibrate_film(options)
+        return _score(options)
     except ModelError as error:
         sys.stderr.write(f"onmodel: {error.message} {error.fix}".rstrip() + "\n")
-    except (FacesError, NoReferenceError, CalibrationError) as error:
+    except (FacesError, NoReferenceError, CalibrationError, ReportError) as error:
         sys.stderr.write(f"onmodel: {error}\n")
     return 1
 
@@ -43,42 +48,84 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-def _picture(path: Path) -> Array:
+def _read(path: Path) -> Reference:
+    """A picture with the head box that its file may hold."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, UnidentifiedImageError) as error:
-        raise FacesError(f"{path} cannot be read as a picture: {error}.") from error
+        return portrait.read(path.read_bytes())
+    except OSError as error:
+        raise FacesError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except portrait.PortraitError as error:
+        raise FacesError(f"{path}: {error}") from error
+
+
+def _pictures(
+    embedder: Embedder, paths: list[Path], heads: list[HeadBox], option: str
+) -> list[Reference | NoFace]:
+    """The pictures with their head boxes, or why there is no head."""
+    if heads and len(heads) != len(paths):
+        raise FacesError(
+            f"{len(paths)} pictures have {len(heads)} boxes. "
+            f"Write one {option} for each picture, or none."
+        )
+    found: list[Reference | NoFace] = []
+    for place, path in enumerate(paths):
+        read = _read(path)
+        if heads:
+            read = Reference(read.image, heads[place], read.yaw)
+        try:
+            found.append(with_head(embedder, read))
+        except portrait.PortraitError as error:
+            found.append(NoFace("undetected", str(error)))
+    return found
 
 
 def _score(options: argparse.Namespace) -> int:
-    heads: list[HeadBox | None] = list(options.reference_head) or [None] * len(options.reference)
-    if len(heads) != len(options.reference):
-        raise FacesError(
-            f"{len(options.reference)} references have {len(heads)} boxes. "
-            "Write one --reference-head for each --reference, or none."
-        )
-    # Only the world's own embedder needs boxes, and only it knows the world's people.
-    name = options.embedder or ("rehearsal" if options.head and all(heads) else "dlib")
+    boxes = options.head and len(options.reference_head) == len(options.reference)
+    # Only the world's own embedder knows the world's people, and boxes are how renders come.
+    name = options.embedder or ("rehearsal" if boxes else "dlib")
     providers = options.provider or ["CPUExecutionProvider"]
     embedder = registry.get(name, options.pack, options.accept_licence, providers)
-    shown = [
-        Reference(_picture(path), head) for path, head in zip(options.reference, heads, strict=True)
+    portraits = _pictures(embedder, options.reference, options.reference_head, "--reference-head")
+    images = _pictures(embedder, options.images, options.head, "--head")
+    shown = [one for one in portraits if isinstance(one, Reference)]
+    refused = [
+        (path, one.reason)
+        for path, one in zip(options.reference, portraits, strict=True)
+        if isinstance(one, NoFace)
     ]
     references = look_at(embedder, shown)
-    for index, no in references.refused:
-        sys.stderr.write(f"onmodel: {options.reference[index]} is left out: {no.reason}\n")
+    kept = zip(options.reference, portraits, strict=True)
+    used = [path for path, one in kept if isinstance(one, Reference)]
+    refused += [(used[index], no.reason) for index, no in references.refused]
+    for path, reason in refused:
+        sys.stderr.write(f"onmodel: {path} is left out: {reason}\n")
     calibration = registry.calibration(name)
-    found = score(embedder, references, _picture(options.image), options.head, None, calibration)
+    missing = 0
+    for path, one in zip(options.images, images, strict=True):
+        found: Score | NoFace = (
+            one
+            if isinstance(one, NoFace)
+            else score(embedder, references, one.image, one.head, one.yaw, calibration)
+        )
+        missing += isinstance(found, NoFace)
+        several = len(images) > 1
+        if options.json:
+            told = {"file": str(path), **_told(found, name)} if several else _told(found, name)
+            sys.stdout.write(json.dumps(told) + "\n")
+        else:
+            sys.stdout.write((f"{path}: " if several else "") + _words(found, name) + "\n")
+    return 1 if missing else 0
+
+
+def _told(found: Score | NoFace, name: str) -> dict[str, Any]:
     if isinstance(found, NoFace):
-        told = {"face": False, "kind": found.kind, "reason": found.reason, "embedder": name}
-        sys.stdout.write(json.dumps(told) + "\n" if options.json else f"no face: {found.reason}\n")
-        return 1
-    if options.json:
-        sys.stdout.write(json.dumps({"face": True, **vars(found)}) + "\n")
-    elif found.probability is None:
-        sys.stdout.write(f"{found.value:.3f}  ({name}, not calibrated)\n")
-    else:
-        chance = f"{found.probability:.0%} likely"
-        sys.stdout.write(f"{found.value:.3f}  {found.verdict}, {chance}  ({name})\n")
-    return 0
+        return {"face": False, "kind": found.kind, "reason": found.reason, "embedder": name}
+    return {"face": True, **vars(found)}
+
+
+def _words(found: Score | NoFace, name: str) -> str:
+    if isinstance(found, NoFace):
+        return f"no face: {found.reason}"
+    if found.probability is None:
+        return f"{found.value:.3f}  ({name}, not calibrated)"
+    return f"{found.value:.3f}  {found.verdict}, {found.probability:.0%} likely  ({name})"
