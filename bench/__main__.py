@@ -23,7 +23,7 @@ groups = {
         "kill",
         "blenders",
     ],
-    "cast": ["regions"],
+    "cast": ["faces", "people", "leak", "seams", "bindings", "retakes", "regions"],
     "rehearsal": ["drawings", "identity", "training"],
 }
 

@@ -24,7 +24,7 @@ from bench.harness import Figure
 
 side = 256
 rank = 16
-rounds = 6
+rounds = 4
 counts = (1, 2, 3, 4, 5)
 bar = 1.3
 prompt = "a man and a woman in a park, evening"
@@ -74,7 +74,7 @@ def _measure(weights: Path, data: Path, note: str) -> list[Figure]:
     shelf = LoraShelf(family)
     loras = [registry.find_lora(f"c{i}") for i in range(max(counts))]
     ways = [_Way("fast", n) for n in counts]
-    ways += [_Way("pass", 1), _Way("pass", 3), _Way("batch", 3)]
+    ways += [_Way(name, n) for name in ("pass", "batch") for n in counts]
     ways += [_Way("fast", n, maps=False) for n in (1, 3)]
     ways += [_Way("none", 1), _Way("none", 3), _Way("whole", 1)]
     best = dict.fromkeys(ways, float("inf"))
@@ -110,19 +110,20 @@ def _reach(family: Any, name: str, adapter: str) -> float:
 def _figures(best: dict[_Way, float], note: str) -> list[Figure]:
     fast = {n: best[_Way("fast", n)] for n in counts}
     bare = {n: best[_Way("fast", n, maps=False)] for n in (1, 3)}
-    passes, batch = best[_Way("pass", 3)], best[_Way("batch", 3)]
 
     def times(name: str, seconds: float, against: float, limit: float | None = None) -> Figure:
         return Figure(f"regions: {name}", seconds / against, "x", limit, note=note)
+
+    def way(name: str, count: int) -> float:
+        return best[_Way(name, count)]
 
     return [
         Figure("regions: a step of one character in one pass", fast[1] * 1000, "ms", note=note),
         times("3 characters against 1, one pass", fast[3], fast[1], bar),
         *(times(f"{n} against 1, one pass", fast[n], fast[1]) for n in (2, 4, 5)),
         times("3 against 1 without maps, one pass", bare[3], bare[1]),
-        times("3 by passes against 1 in one pass", passes, fast[1]),
-        times("3 in one batch against 1 in one pass", batch, fast[1]),
-        times("1 by passes against 1 in one pass", best[_Way("pass", 1)], fast[1]),
+        *(times(f"{n} by passes against 1 in one pass", way("pass", n), fast[1]) for n in counts),
+        *(times(f"{n} in a batch against 1 in one pass", way("batch", n), fast[1]) for n in counts),
         times("1 against 1 without LoRA", fast[1], best[_Way("none", 1)]),
         times("3 against 3 without LoRA", fast[3], best[_Way("none", 3)]),
         times("1 against its LoRA on the whole picture", fast[1], best[_Way("whole", 1)]),

@@ -20,6 +20,9 @@ from addon.core.request import Box, Head, Pose, from_data, to_data
 
 Array = np.ndarray
 
+least_height = 20.0
+"""Pixels of a frame's lowest head; the rehearsal embedder asks for 16."""
+
 _makers = ("world", "addon/core")
 _made_by = (
     *("frames", "frame_plans", "samples", "cast", "people", "identities", "body", "face", "hair"),
@@ -66,6 +69,18 @@ def plan_of(data: dict[str, Any]) -> Plan:
     """A plan out of what `dataclasses.asdict` and JSON made of it."""
     lists = {name: tuple(data[name]) for name in ("identities", "size")}
     return Plan(**{**data, **lists})
+
+
+def heads_fit(boxes: list[tuple[float, float, float, float]], size: tuple[int, int]) -> bool:
+    """Whether heads (x0, y0, x1, y1) px lie in the picture, large enough, apart from each other."""
+    for place, (x0, y0, x1, y1) in enumerate(boxes):
+        if x0 < 1 or y0 < 1 or x1 > size[0] - 1 or y1 > size[1] - 1 or y1 - y0 < least_height:
+            return False
+        for a0, b0, a1, b1 in boxes[:place]:
+            shared = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
+            if shared > 0.25 * min((x1 - x0) * (y1 - y0), (a1 - a0) * (b1 - b0)):
+                return False
+    return True
 
 
 @dataclass(frozen=True)

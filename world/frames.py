@@ -37,7 +37,7 @@ from world.cast import (
     view,
 )
 from world.characters import reference_light, reference_set
-from world.frame_plans import Frame, Person, Plan, View, plan_of, save, there
+from world.frame_plans import Frame, Person, Plan, View, heads_fit, plan_of, save, there
 from world.studio import Lens, Maps, Studio
 
 Array = np.ndarray
@@ -45,8 +45,6 @@ log = logging.getLogger(__name__)
 
 least_seen = 0.55
 """The least part of every head that nothing covers, in both pictures."""
-least_height = 20.0
-"""Pixels of the lowest head; the rehearsal embedder asks for 16."""
 widest_yaw = 70.0
 _attempts, _lenses, _turns = 60, 14, 8
 _near = 0.02
@@ -122,18 +120,6 @@ def _aimed(rng: np.random.Generator, actors: list[Actor], plan: Plan) -> Lens | 
             if max(turns) <= widest_yaw:
                 return lens
     return None
-
-
-def heads_fit(boxes: list[tuple[float, float, float, float]], size: tuple[int, int]) -> bool:
-    """Whether heads (x0, y0, x1, y1) px lie in the picture, large enough, apart from each other."""
-    for place, (x0, y0, x1, y1) in enumerate(boxes):
-        if x0 < 1 or y0 < 1 or x1 > size[0] - 1 or y1 > size[1] - 1 or y1 - y0 < least_height:
-            return False
-        for a0, b0, a1, b1 in boxes[:place]:
-            shared = max(0.0, min(x1, a1) - max(x0, a0)) * max(0.0, min(y1, b1) - max(y0, b0))
-            if shared > 0.25 * min((x1 - x0) * (y1 - y0), (a1 - a0) * (b1 - b0)):
-                return False
-    return True
 
 
 # --- what is seen --------------------------------------------------------------------------------
