@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onmodel.train.buckets import Fit
-from onmodel.train.cli import duration
+from onmodel.train.progress import duration
 from onmodel.train.dataset import Picture
 from onmodel.train.estimates import readable
 from onmodel.train.pictures import open_mask, open_picture
