@@ -55,9 +55,13 @@ def test_a_cast_is_calibrated_with_strangers_or_by_its_size():
     assert made.genuine == 6 and made.impostors == 2 * (3 + 60)
     assert made.verdict(0.9) == "same" and made.verdict(0.1) == "other"
     assert made.probability(0.9) > 0.5 > made.probability(0.1)
-    with pytest.raises(CalibrationError, match="6 genuine and 6 impostor pairs are too few"):
+    with pytest.raises(CalibrationError, match=r"6 heads .* and 6 impostor pairs are too few"):
         calibrate_members("corners", cast_of(2))
     assert calibrate_members("corners", cast_of(4)).source == "a cast of 4"
+    # Three portraits that are also shown as drawn are still three heads.
+    varied = {k: Member(m.references, [m.references] * 3) for k, m in cast_of(1).items()}
+    with pytest.raises(CalibrationError, match=r"^3 heads"):
+        calibrate_members("corners", varied, strangers_seen)
 
 
 def test_the_shelf_keeps_by_content_and_serves_parts_of_a_cast(tmp_path):

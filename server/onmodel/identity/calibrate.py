@@ -242,8 +242,10 @@ class Member:
     good: Sequence[Embedding] = ()
 
 
-least_genuine, least_impostors = 6, 30
-"""Pairs below which a cast has no thresholds of its own."""
+least_heads, least_impostors = 6, 30
+"""Genuine heads and impostor pairs below which a cast has no thresholds of its own. Variants of a
+portrait are no heads: with one character of three portraits, a fifth of its drawings would be
+called another's."""
 
 
 def member_pairs(cast: Mapping[str, Member], strangers: Array | None = None) -> tuple[Array, Array]:
@@ -276,11 +278,15 @@ def calibrate_members(
     embedder: str, cast: Mapping[str, Member], strangers: Array | None = None
 ) -> Calibration:
     """Thresholds of a cast from its own heads. Raises CalibrationError where they are too few."""
+    heads = sum(
+        len(m.good) + (len(m.references) if len(m.references) > 1 else 0) for m in cast.values()
+    )
     genuine, impostor = member_pairs(cast, strangers)
-    if len(genuine) < least_genuine or len(impostor) < least_impostors:
+    if heads < least_heads or len(impostor) < least_impostors:
         raise CalibrationError(
-            f"{len(genuine)} genuine and {len(impostor)} impostor pairs are too few; "
-            f"{least_genuine} and {least_impostors} are the least."
+            f"{heads} heads beside other portraits of their own and {len(impostor)} impostor "
+            f"pairs are too few; {least_heads} and {least_impostors} are the least. Give more "
+            "characters, or more portraits of each."
         )
     people = f"a cast of {len(cast)}"
     if strangers is not None and len(strangers):
