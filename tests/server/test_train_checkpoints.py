@@ -150,7 +150,11 @@ def test_other_drawings_than_before_are_put_aside(home):
     other = replace(plan, validation=replace(plan.validation, seed=9, every=4))
     run(home, out, other, resume=True)
     assert sorted(p.name for p in (out / "drawings.1").iterdir()) == drawn
-    assert [p.name for p in (out / "drawings").iterdir()] == ["000004"]
+    assert sorted(p.name for p in (out / "drawings").iterdir()) == ["000000", "000004"]
+    # The base model's drawings, though the run had begun to learn, as a run from its start has.
+    run(home, home / "fresh", replace(other, schedule=replace(other.schedule, steps=1)))
+    base = [(p / "drawings/000000/00.png").read_bytes() for p in (out, home / "fresh")]
+    assert base[0] == base[1]
 
 
 def test_maps_come_with_captions_and_heads(home, shots):

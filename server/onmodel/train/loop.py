@@ -115,6 +115,10 @@ class Loop:
 
     def go(self, cancelled: Callable[[], bool]) -> TrainResult:
         """To the end, or to the cancel."""
+        if self._drawings:
+            # What every checkpoint is compared with, also where drawings are wanted only now.
+            with self.trainer.unlearned():
+                self._draw(0)
         self._validate()
         while self.trainer.step < self.trainer.steps:
             if cancelled():
@@ -174,15 +178,18 @@ class Loop:
         return statistics.fmean(self.losses[-100:]) if self.losses else None
 
     def _validate(self) -> None:
-        """The drawings of this step, where the plan wants some and they are not all there: a run
-        may have been stopped while it drew them."""
-        step = self.trainer.step
-        if not self._drawn_at_this_step or self.folder.has_drawings(step, len(self._drawings)):
+        """The drawings of this step, where the plan wants some."""
+        if self._drawn_at_this_step:
+            with self.trainer.averaged():
+                self._draw(self.trainer.step)
+
+    def _draw(self, step: int) -> None:
+        """The drawings of a step, unless they are all there: a run may have been stopped while it
+        drew them."""
+        if self.folder.has_drawings(step, len(self._drawings)):
             return
-        with self.trainer.averaged():
-            files = validation.draw_all(
-                self.trainer.family, self._drawings, self.folder.drawings(step)
-            )
+        place = self.folder.drawings(step)
+        files = validation.draw_all(self.trainer.family, self._drawings, place)
         self.report("validation", {"step": step, "files": [str(f) for f in files]})
 
     def _finish(self) -> TrainResult:

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from onmodel.train.buckets import Fit
-from onmodel.train.progress import duration
 from onmodel.train.dataset import Picture
 from onmodel.train.estimates import readable
 from onmodel.train.pictures import open_mask, open_picture
 from onmodel.train.preflight import Report
+from onmodel.train.progress import duration
 
 tile = 192
 caption_height = 14

@@ -123,6 +123,18 @@ class Trainer:
         finally:
             self.ema.restore(self._list)
 
+    @contextmanager
+    def unlearned(self) -> Iterator[None]:
+        """Within, the adapters change nothing: the base model draws."""
+        kept = [weight.detach().clone() for weight in self._list]
+        for weight in self._list:
+            weight.data.zero_()
+        try:
+            yield
+        finally:
+            for weight, value in zip(self._list, kept, strict=True):
+                weight.data.copy_(value)
+
     def deltas(self) -> layouts.Deltas:
         """The LoRA as it would be saved now."""
         with self.averaged():
