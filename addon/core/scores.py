@@ -182,7 +182,7 @@ def table(frames: Iterable[Frame]) -> list[CharacterRow]:
 def _rows(name: str, own: list[tuple[Frame, HeadScore]]) -> list[CharacterRow]:
     scored = [(head.value, frame, head) for frame, head in own if head.value is not None]
     unscored = len(own) - len(scored)
-    rows = []
+    rows: list[CharacterRow] = []
     for embedder in dict.fromkeys(head.embedder for _, _, head in scored):
         its = [entry for entry in scored if entry[2].embedder == embedder]
         value, worst, _ = min(its, key=lambda entry: entry[0])

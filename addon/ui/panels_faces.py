@@ -16,6 +16,7 @@ from .panels_scene import OfCharacter, OfFilm, Sidebar, member_of
 _icons = {"same": "CHECKMARK", "unsure": "QUESTION", "other": "ERROR"}
 _no_verdict = "RADIOBUT_OFF"
 _no_score = "HIDE_ON"
+_dash = "\N{EN DASH}"
 
 
 class ONMODEL_PT_cast_portraits(OfCharacter, bpy.types.Panel):
@@ -154,34 +155,32 @@ class ONMODEL_PT_film_scores(_OfResults, bpy.types.Panel):
         scene = context.scene
         names = shots.names(scene)
         column = self.layout.column(align=True)
-        _draw_row(column, "", "mean", "no score").label(text="worst frame")
+        _columns(column, "", "mean", "none").label(text="worst frame")
         rows = planes.film_scores(scene)
         several = len({r.embedder for r in rows if r.scored}) > 1
         for found in rows:
             name = found.character + (f" ({found.embedder})" if several else "")
-            mean = "\N{EN DASH}" if found.mean is None else f"{found.mean:.2f}"
-            of_all = f"{found.unscored} of {found.scored + found.unscored}"
-            last = _draw_row(column, name, mean, of_all)
+            mean = _dash if found.mean is None else f"{found.mean:.2f}"
+            unscored = f"{found.unscored} of {found.scored + found.unscored}"
+            worst = _columns(column, name, mean, unscored)
             if found.worst is None:
-                last.label(text="\N{EN DASH}")
+                worst.label(text=_dash)
                 continue
-            where = f"{names.get(found.worst.shot, '?')} / {found.worst.frame}"
-            words = f"{where}: {found.lowest:.2f}"
-            go = last.operator("onmodel.worst_go", text=words)
+            where = f"{names.get(found.worst.shot, '?')}/{found.worst.frame}"
+            go = worst.operator("onmodel.worst_go", text=f"{where}:  {found.lowest:.2f}")
             go.who, go.embedder = found.character, found.embedder
 
 
-def _draw_row(
-    layout: bpy.types.UILayout, name: str, mean: str, unscored: str
-) -> bpy.types.UILayout:
-    """A line of the table; what comes last goes into the layout that is returned."""
-    first = layout.split(factor=0.25, align=True)
-    first.label(text=name)
-    second = first.split(factor=0.2, align=True)
-    second.label(text=mean)
-    third = second.split(factor=0.35, align=True)
-    third.label(text=unscored)
-    return third.row(align=True)
+def _columns(layout: bpy.types.UILayout, name: str, mean: str, unscored: str) -> bpy.types.UILayout:
+    """A line of the table, and its place for the worst frame."""
+    line = layout.split(factor=0.24, align=True)
+    line.label(text=name)
+    rest = line.split(factor=0.22, align=True)
+    rest.label(text=mean)
+    last = rest.split(factor=0.68, align=True)
+    worst = last.row(align=True)
+    last.label(text=unscored)
+    return worst
 
 
 classes = (

@@ -14,6 +14,7 @@ from .operators_results import image_of, shown
 from .panels_scene import Sidebar
 
 _takes_a_row = 3
+_label_share = 0.17
 
 
 class ONMODEL_PT_results(Sidebar, bpy.types.Panel):
@@ -45,8 +46,6 @@ class ONMODEL_PT_results(Sidebar, bpy.types.Panel):
         row.operator("onmodel.keyframe_step", text="", icon="TRIA_RIGHT").step = 1
         if key is not None:
             _draw_keyframe(layout, scene, key)
-        layout.separator(factor=0.5)
-        _draw_all(layout, scene)
 
 
 def _draw_keyframe(
@@ -76,17 +75,31 @@ def _draw_keyframe(
 def _draw_takes(layout: bpy.types.UILayout, scene: bpy.types.Scene, key: planes.PlaneKey) -> None:
     """A button for each take, with its lowest score; a pin beside them if the artist picked one."""
     row = layout.row(align=True)
-    row.label(text="Takes")
-    grid = row.grid_flow(row_major=True, columns=_takes_a_row, align=True)
+    split = row.split(factor=_label_share)
+    split.label(text="Takes")
+    grid = split.grid_flow(row_major=True, columns=_takes_a_row, align=True)
     for plane in planes.planes(scene, key.shot, key.frame):
         take = planes.key_of(plane).take
         score = scores.lowest(planes.heads_of(plane))
-        words = str(take) if score is None else f"{take}  \N{BULLET}  {score:.2f}"
+        words = str(take) if score is None else f"{take}:  {score:.2f}"
         pick = grid.operator("onmodel.take_pick", text=words, depress=take == key.take)
         pick.shot, pick.frame, pick.take = key.shot, key.frame, take
     if shots.picked_take(scene, key.shot, key.frame):
         pick = row.operator("onmodel.take_pick", text="", icon="PINNED", depress=True)
         pick.shot, pick.frame, pick.take = key.shot, key.frame, 0
+
+
+class ONMODEL_PT_results_all(Sidebar, bpy.types.Panel):
+    bl_label = "All Drawings"
+    bl_parent_id = "ONMODEL_PT_results"
+    bl_order = 2
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return bool(planes.planes(context.scene))
+
+    def draw(self, context: bpy.types.Context) -> None:
+        _draw_all(self.layout, context.scene)
 
 
 def _draw_all(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
@@ -102,4 +115,4 @@ def _draw_all(layout: bpy.types.UILayout, scene: bpy.types.Scene) -> None:
     row.operator("onmodel.results_clear", text="Clear All").what = "all"
 
 
-classes = (ONMODEL_PT_results,)
+classes = (ONMODEL_PT_results, ONMODEL_PT_results_all)
