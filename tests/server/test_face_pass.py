@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onmodel.faces import face_pass
-from onmodel.faces.crops import feather
+from onmodel.faces import face_pass, pose_map
+from onmodel.faces.crops import Square, feather
 from onmodel.faces.heads import FaceRules, HeadRegion, plan_repairs
 from onmodel.faces.keyframe import Draft, head_seeds, plan_keyframe, ranked
 from onmodel.faces.prompts import head_prompt, style_of
@@ -22,6 +22,7 @@ from onmodel.generate.errors import RequestProblem
 from onmodel.models.family import Picture
 from onmodel.models.registry import Registry
 
+from addon.core import openpose
 from addon.core import request as contract
 from tests.server.drawing import Blobs, draw, make_data, make_request, pixels
 from tests.server.regional import bind, first_step, text, unet, use, write_lora
@@ -211,6 +212,9 @@ def test_each_head_has_its_own_prompt_lora_and_maps(artist, blobs, seen):
         assert ann.prompt == "woman, red coat, close-up, black and white photo"
         assert [m.kind for m in ann.maps] == ["depth", "pose"]
         assert all(m.image.shape == (side, side, 3) and m.weight == 1.0 for m in ann.maps)
+        # Nothing but her nose is known of Ann's pose: a red dot in the middle of the square.
+        pose = ann.maps[1].image
+        assert tuple(pose[31, 31]) == (255, 0, 0) and (pose.any(-1)).mean() < 0.03
     (first, second) = ([p.seed for p in batch] for batch in seen)
     assert len({*first, *second}) == 4
     assert drawn.record["heads"][0]["face"]["loras"] == [["ann", 0.8]]
@@ -412,6 +416,48 @@ def test_a_near_head_is_drawn_beside_the_repaired_far_one(artist, blobs, seen, m
     (far, before), (near, later) = squares
     assert far.left < near.left
     assert not np.array_equal(before[near.rows_columns], later[near.rows_columns])
+
+
+def test_a_squares_pose_is_drawn_as_the_add_on_would_draw_it():
+    """The same joints in the square's pixels; sticks and dots keep the size that a picture of the
+    square's size has."""
+    rng = np.random.default_rng(4)
+
+    def points(count: int, x: float, y: float, spread: float, z: float) -> list:
+        places = rng.normal((x, y), spread, (count, 2))
+        made = [contract.Keypoint(float(a), float(b), z, "visible") for a, b in places]
+        made[2] = None
+        made[3] = dataclasses.replace(made[3], state="hidden")
+        return made
+
+    people = [
+        contract.Pose(
+            points(18, x, 50, 14, z), points(21, x, 70, 6, z), [], points(70, x, 40, 5, z)
+        )
+        for x, z in ((50, 2.0), (66, 4.0))
+    ]
+    square, size = Square(30, 20, 64), 512
+    moved = []
+    for pose in reversed(people):  # far ones first
+
+        def there(point):
+            scale = size / square.side
+            x, y = (point.x - square.left) * scale, (point.y - square.top) * scale
+            return dataclasses.replace(point, x=x, y=y)
+
+        parts = (pose.body, pose.left_hand, pose.right_hand, pose.face)
+        moved.append(contract.Pose(*[[p and there(p) for p in part] for part in parts]))
+    theirs = openpose.draw_pose(moved, size, size)
+    characters = [{"pose": contract.to_data(pose)} for pose in people]
+    ours = pose_map.draw(characters, square, size)
+    assert ours.shape == (size, size, 3) and (theirs.any(-1)).mean() > 0.1
+    shifts = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+    near = [(np.roll(ours, shift, (0, 1)) == theirs).all(-1) for shift in shifts]
+    assert np.logical_or.reduce(near).mean() > 0.99  # Pillow and cv2 differ along the edges
+    assert pose_map.draw([{"pose": {}}], square, size) is None
+    assert [pose_map.stick_ratio(s) for s in (256, 768, 1024)] == [
+        openpose.stick_ratio(s, s) for s in (256, 768, 1024)
+    ]
 
 
 def test_prompts_of_heads():

@@ -4,7 +4,8 @@
 The paper's steps (III-D) for each head: the square around its mask, by Lanczos to the model's size,
 the mask too; to latents; a first sampler under the mask; its latents straight into a second one at
 low denoise without the mask; one decode; composited by the mask, in the frame's own pixels. The
-conditioning maps are cut and enlarged along. docs/faces.md says where this differs from the paper.
+conditioning maps go along: cut and enlarged, the pose drawn anew. docs/faces.md says where this
+differs from the paper.
 
 Heads go far to near, rank by rank (`keyframe.ranked`), each rank's heads of all keyframes in one
 batch. The head's character is the only one whose LoRAs act in its square.
@@ -192,7 +193,12 @@ def _draw(
 def head_picture(whole: Picture, draft: Draft, side: int) -> Picture:
     """What the square of a head is drawn by: its own prompt and LoRAs, its part of the maps."""
     square = draft.repair.square
-    maps = [replace(m, image=enlarge_map(m.image, square, side)) for m in whole.maps]
+    maps = []
+    for m in whole.maps:
+        image = draft.pose if m.kind == "pose" else None
+        maps.append(
+            replace(m, image=enlarge_map(m.image, square, side) if image is None else image)
+        )
     return Picture(
         prompt=draft.prompt,
         negative=whole.negative,

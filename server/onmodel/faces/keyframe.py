@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from onmodel.faces import pose_map
 from onmodel.faces.heads import Repair, head_regions, plan_repairs
 from onmodel.faces.prompts import head_prompt
 from onmodel.faces.settings import FaceSettings, settings_of, work_side
@@ -25,7 +26,8 @@ class Draft:
 
     loras: (adapter, weight) that act in its square, on top of the whole picture's. named: the
     character's LoRAs with the weights that the request gives, for the record. seeds: of the first
-    and of the second sampler.
+    and of the second sampler. pose: the square's pose map (side, side, 3) uint8, drawn of the
+    joints; None: it is cut out of the keyframe's.
     """
 
     repair: Repair
@@ -33,6 +35,7 @@ class Draft:
     loras: tuple[tuple[str, float], ...]
     named: tuple[tuple[str, float], ...]
     seeds: tuple[int, int]
+    pose: np.ndarray | None = None
 
     @property
     def index(self) -> int:
@@ -79,6 +82,7 @@ def plan_keyframe(
 
     heads, absent = head_regions(request, read_mask)
     repairs, left = plan_repairs(heads, settings.rules(side))
+    posed = any(m["kind"] == "pose" for m in request.get("maps", []))
     drafts = [
         Draft(
             repair,
@@ -86,6 +90,7 @@ def plan_keyframe(
             cast[repair.head.index].regional,
             tuple((e.name, w) for e, w in cast[repair.head.index].loras if w),
             head_seeds(int(request["seed"]), repair.head.index),
+            pose_map.draw(request["characters"], repair.square, side) if posed else None,
         )
         for repair in repairs
     ]
