@@ -260,7 +260,7 @@ def refusal_of(client: Client, asked: keyframes.contract.JobRequest) -> Refused:
 
 def test_a_wrong_version_is_told_apart(server: RunningServer, client: Client) -> None:
     data = json.loads(keyframes.contract.dumps(job(keyframe())))
-    data["keyframes"][0].update(version=2, something_new=1)
+    data["keyframes"][0].update(version=3, something_new=1)
     answer = post(server, "/v1/jobs", data)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (409, "wrong_version")

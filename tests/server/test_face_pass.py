@@ -322,6 +322,7 @@ def test_skipped_heads_say_why(artist, blobs, seen):
     assert ann["state"] == bob["state"] == "skipped" and not seen
     assert "looks away" in ann["reason"] and "hidden" in bob["reason"]
     assert ann["square"] is None and ann["loras"] == []
+    assert drawn.record["heads"][1]["no_score"] == bob["reason"]
     request["characters"][0]["head"] = None
     entry = draw(artist, blobs, request)["0"].record["heads"][0]
     assert entry["box"] is None and entry["yaw"] is None

@@ -210,8 +210,7 @@ class Fixer:
             plan = plan_keyframe(request, self._files, self._entry, self._cast)
             height, width = pixels.shape[:2]
             whole = Picture("", self._options.negative, width, height, request["seed"])
-            better = not self._options.keep_worse
-            own = HeadScores(request, self._files, self._scorer, better)
+            own = HeadScores(request, self._files, self._scorer, plan.settings)
             canvases.append(face_pass.Canvas(str(number), whole, plan, pixels, own.judge))
             scores.append(own)
             absent.append(why)

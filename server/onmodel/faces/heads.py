@@ -126,6 +126,11 @@ def plan_repairs(heads: Sequence[HeadRegion], rules: FaceRules) -> tuple[list[Re
     return repairs, skips
 
 
+def hidden(visible: float, least: float) -> str:
+    """The sentence on a head of which too little is seen; both 0..1."""
+    return f"It is hidden: {visible * 100:.0f} % are seen, of at least {least * 100:.0f} %."
+
+
 def _judge(head: HeadRegion, heads: Sequence[HeadRegion], rules: FaceRules) -> Repair | str:
     """The repair of a head, or the reason against it."""
     yaw = abs((head.yaw + 180.0) % 360.0 - 180.0)
@@ -137,8 +142,7 @@ def _judge(head: HeadRegion, heads: Sequence[HeadRegion], rules: FaceRules) -> R
     if bounds is None:
         return "Nothing of its head is seen."
     if head.visible < rules.min_visible:
-        seen, least = round(head.visible * 100), round(rules.min_visible * 100)
-        return f"It is hidden: {seen} % are seen, of at least {least} %."
+        return hidden(head.visible, rules.min_visible)
     height, width = head.mask.shape
     square = square_around(bounds, rules.margin, rules.multiple, width, height)
     if square is None:

@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from onmodel.faces.face_pass import Choice, Outcome
-from onmodel.faces.heads import HeadRegion
+from onmodel.faces.heads import HeadRegion, hidden
 from onmodel.faces.keyframe import HeadPlan
 from onmodel.faces.scores import HeadScore
+from onmodel.faces.settings import FaceSettings
 from onmodel.faces.skull import skull_box
 from onmodel.generate.conditioning import crop_box
 from onmodel.jobs.artist import BlobReader
@@ -46,13 +47,14 @@ class HeadScorer(Protocol):
 class HeadScores:
     """Scores the heads of one keyframe in its delivered (cropped) picture.
 
-    only_better: a repair that lowers the score is not kept.
+    settings: of the request's face pass. A head that is hidden more than they allow has no score
+    either: what is seen of it is mostly something else.
     """
 
     request: dict[str, Any]
     blobs: BlobReader
     scorer: HeadScorer
-    only_better: bool = True
+    settings: FaceSettings
     _references: dict[int, Any] = field(default_factory=dict)
 
     @functools.cached_property
@@ -82,7 +84,7 @@ class HeadScores:
         return Choice(True, old.value, new.value)
 
     def _worse(self, before: float | None, after: float | None, reason: str) -> Choice:
-        if self.only_better:
+        if self.settings.keep_if_better:
             return Choice(False, before, after, reason)
         return Choice(True, before, after, f"{reason} It is kept as the settings ask.")
 
@@ -97,6 +99,8 @@ class HeadScores:
             return "Its head is not in the picture."
         if head.get("mask") is None:
             return "Nothing of its head is seen."
+        if head["visible"] < self.settings.min_visible:
+            return hidden(head["visible"], self.settings.min_visible)
         if index not in self._references:
             self._references[index] = self.scorer.references_of(character, self.blobs)
         references = self._references[index]

@@ -409,7 +409,7 @@ def _prepare(
         plan = plan_keyframe(task.request, blobs, entry, cast)
     except RequestProblem as error:
         raise DrawError(error.message, error.fix, [task.id]) from error
-    scores = HeadScores(task.request, blobs, scorer, plan.settings.keep_if_better)
+    scores = HeadScores(task.request, blobs, scorer, plan.settings)
     return _Job(task, made, casting.record(loras, cast), plan, scores)
 
 
