@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from onmodel.identity.cli import add_faces_parser
+from onmodel.faces.cli import add_faces_parser
 from onmodel.jobs.folders import DataFolder, default_data_folder
 from onmodel.report.cli import add_report_parser
 from onmodel.train.cli import add_train_parser

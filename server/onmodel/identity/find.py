@@ -130,8 +130,8 @@ def _describe(
     spread = [np.quantile(part, at) for part in (u[own], v[own], u, v)]
     grids = []
     for mine in (own, ~own):
-        edges = np.linspace(-1.2, 1.2, _cells + 1)
-        counts, _, _ = np.histogram2d(v[mine], u[mine], bins=(edges, edges))
+        reach = [(-1.2, 1.2), (-1.2, 1.2)]
+        counts, _, _ = np.histogram2d(v[mine], u[mine], bins=_cells, range=reach)
         grids.append(counts.ravel() / len(x) * _cells)
     return np.concatenate([[1.0, 1 - own.mean()], *spread, *grids]), centre, scale
 

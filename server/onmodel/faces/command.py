@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Carries out `onmodel faces …`; its arguments are in onmodel/identity/cli.py."""
+"""Carries out `onmodel faces …`; its arguments are in onmodel/faces/cli.py."""
 
 from __future__ import annotations
 

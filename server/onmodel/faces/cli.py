@@ -79,6 +79,6 @@ def add_faces_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _run(options: argparse.Namespace) -> int:
-    from onmodel.identity.command import run
+    from onmodel.faces.command import run
 
     return run(options)
