@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -206,26 +206,27 @@ class Draughtsman:
         self._witness = _Witness(Scorer(embedded=True))
         self._artist = Artist(self.registry, scorer=self._witness)
         self.blobs = Blobs()
-        self.drawn = 0
 
-    def request(self, cell: Cell, frame: Frame, how: How, **changes: Any) -> KeyframeRequest:
+    def request(self, cell: Cell, frame: Frame, how: How) -> KeyframeRequest:
         """A frame's request, as the add-on builds it; its images are in `blobs`.
 
-        changes: fields of the request. Raises ModelError for a LoRA that cannot be used.
+        Raises ModelError for a LoRA that cannot be used.
         """
         names = names_in(cell)
-        actors, whole, portraits = [], [], {}
+        actors: list[requests.Actor] = []
+        whole: list[Lora] = []
+        portraits: dict[str, tuple[Blob, ...]] = {}
         for index, (name, member) in enumerate(zip(names, cell.members, strict=True)):
             person = frame.people[index]
-            trigger, traits, loras = "", member.traits, ()
+            trigger, traits, loras = "", member.traits, list[Lora]()
             if member.lora is not None:
                 entry = self.registry.find_lora(member.lora.stem)
                 trigger, traits = entry.trigger or lora_test.trigger, ""
                 if index != how.without:
-                    loras = (Lora(entry.name, 1.0, entry.hash),)
+                    loras.append(Lora(entry.name, 1.0, entry.hash))
             words = [w for w in (traits, person.expression, person.view) if w]
-            own = loras if how.loras == "own" else ()
-            whole += [] if how.loras == "own" else [*loras]
+            own = tuple(loras) if how.loras == "own" else ()
+            whole += [] if how.loras == "own" else loras
             actors.append(requests.Actor(name, member.noun, trigger, ", ".join(words), own))
             portraits[name] = tuple(Blob(path.read_bytes()) for path in member.portraits)
         settings = requests.ShotSettings(
@@ -242,7 +243,7 @@ class Draughtsman:
         found = requests.encode(captured(frame, names), map_kinds, portraits)
         built, images = requests.build(found, settings, actors, 1)
         self.blobs.data |= {blob.hash: blob.data for blob in images}
-        return replace(built, **changes)
+        return built
 
     def draw(self, wanted: Sequence[KeyframeRequest]) -> list[Drawing]:
         """These drawings, those that are not kept already in batches of what the artist allows."""
@@ -275,7 +276,6 @@ class Draughtsman:
             with part.open("wb") as file:
                 np.savez_compressed(file, pixels=pixels, base=base, heads=np.array(heads))
             part.replace(path)
-            self.drawn += 1
 
     def _key(self, request: KeyframeRequest) -> str:
         return hashlib.sha256(f"{request.key()} {_code()}".encode()).hexdigest()[:32]

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 head_bones = ("mixamorig:Head", "DEF-spine.006")
 turns = (0.0, -18.0, 18.0)
 """Degrees that the portraits are turned by, as those of `world.characters`."""
+_attempts = 24
 
 
 def read() -> tuple[list[dict[str, Any]], Blobs]:
@@ -73,24 +74,28 @@ def portraits() -> dict[str, tuple[bytes, ...]]:
     """Three PNG files of each character of the film."""
     from world import characters, poses, samples, storyboard_cast
     from world.cast import frame, placed
+    from world.identities import Identity
     from world.studio import Studio
 
     studio, found = Studio(), {}
     arms = {"LeftArm": poses.turn("y", 40), "RightArm": poses.turn("y", -40)}
     words = samples.Words(0, "portrait", characters.reference_set, "realistic")
-    for name, who in storyboard_cast.identities().items():
-        shown = []
-        for number, turned in enumerate(turns):
-            rng = np.random.default_rng([who.seed, 311, number])
-            actor = placed(who, "neutral", words.look, arms, turned, np.zeros(3))
+    light = (characters.reference_light,)
+
+    def shown(who: Identity, number: int) -> bytes:
+        for attempt in range(_attempts):
+            rng = np.random.default_rng([who.seed, 311, number, attempt])
+            actor = placed(who, "neutral", words.look, arms, turns[number], np.zeros(3))
             lens = frame(rng, [actor], words.framing, (256, 256))
-            made = samples.shoot(rng, studio, [actor], lens, words, (characters.reference_light,))
-            if made is None:
-                raise RuntimeError(f"The portrait of {name} shows no head.")
-            file = io.BytesIO()
-            Image.fromarray(made[0]["rgb"]).save(file, "PNG")
-            shown.append(file.getvalue())
-        found[name] = tuple(shown)
+            made = samples.shoot(rng, studio, [actor], lens, words, light)
+            if made is not None:
+                file = io.BytesIO()
+                Image.fromarray(made[0]["rgb"]).save(file, "PNG")
+                return file.getvalue()
+        raise RuntimeError(f"No portrait of {who} shows its head in {_attempts} attempts.")
+
+    for name, who in storyboard_cast.identities().items():
+        found[name] = tuple(shown(who, number) for number in range(len(turns)))
     return found
 
 

@@ -3,13 +3,13 @@
 
 Frames of two people with a LoRA each (those of `people`). For every head and the neighbour's
 references: its likeness to them, less its mean likeness to the references of strangers of that look
-whom nothing here was trained on. Leaking would put the whole 95 % interval above zero: its low end
-is the barred number. Two people may be alike by nature, so the same is printed of the true renders;
-and of drawings with both LoRAs on the whole picture, which do leak.
+whom nothing here was trained on. The mean is barred; with few people its interval is wide. Two
+people may be alike or unlike by nature, so the same is printed of the true renders; and of drawings
+with both LoRAs on the whole picture, which do leak.
 
 The last row has nothing to do with nature: how much more a head is like the neighbour than in the
-same drawing, same seed, without the neighbour's LoRA. Intervals: two-stage bootstrap over pairs of
-people and heads.
+same drawing, same seed, without the neighbour's LoRA. A leak would put the whole interval above
+zero: its low end is barred. Intervals: two-stage bootstrap over pairs of people and heads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bench.cast_drawing import Draughtsman, Eye, How, draughtsman, frames
+from bench.cast_drawing import Draughtsman, Drawing, Eye, How, draughtsman, frames
 from bench.cast_numbers import grouped
 from bench.cast_people import Cell
 from bench.cast_report import Company, Row, assembled, eyes, few
@@ -29,7 +29,7 @@ Array = np.ndarray
 Look = Callable[[int, int], Array | None]
 
 rows = [
-    Row("leak: A on B's head over a stranger, low end", 0.0, "<=", "cosine"),
+    Row("leak: A on B's head over a stranger's", 0.0, "<=", "cosine"),
     Row("leak: A on B's head for A's LoRA, low end", 0.0, "<=", "cosine"),
 ]
 
@@ -77,7 +77,7 @@ def _over_strangers(
 ) -> list[Figure]:
     from onmodel.identity.report import grouped_difference
 
-    def drawn(how: How) -> list:
+    def drawn(how: How) -> list[Drawing]:
         return hand.draw([hand.request(c, f, how) for c, f in zip(cells, shown, strict=True)])
 
     bound, whole = drawn(How()), drawn(How("whole", faces=False))
@@ -91,14 +91,14 @@ def _over_strangers(
     for title, look in looks.items():
         values = over_strangers(cells, look, company, eye)
         bar = 0.0 if title in ("", ", before the face pass") else None
-        name = f"leak: A on B's head over a stranger, low end{title}"
+        name = f"leak: A on B's head over a stranger's{title}"
         if len(values) < few:
             note = f"{len(values)} heads have a face"
             figures.append(Figure(name, None, "cosine", bar, "<=", note))
             continue
         found = grouped_difference(grouped(values))
         note = f"{found}, {len(values)} heads"
-        figures.append(Figure(name, found.low, "cosine", bar, "<=", note))
+        figures.append(Figure(name, found.value, "cosine", bar, "<=", note))
     return figures
 
 

@@ -9,7 +9,8 @@ in their regions, and the true renders, which say what is possible.
 
 People beyond those with a LoRA are held by words; they count like the others. With one and two
 people frames are drawn with the face pass, with more only where ONMODEL_CAST_PASS is set: each head
-costs about a drawing of its own.
+costs about a drawing of its own. Of three and more, half of the frames are drawn with the LoRAs on
+the whole picture.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.cast_drawing import Draughtsman, Eye, How, draughtsman, frames, likeness
+from bench.cast_drawing import Draughtsman, Drawing, Eye, How, draughtsman, frames, likeness
 from bench.cast_numbers import assigned
 from bench.cast_people import Cell
 from bench.cast_report import Company, Row, assembled, eyes
 from bench.harness import Figure
-from world.frame_plans import Frame
 
 Array = np.ndarray
 
@@ -116,14 +116,16 @@ def _people(count: int, company: Company, hand: Draughtsman, eye: Eye) -> list[F
     shown = frames([cell.plan for cell in cells])
     faces = passes(count)
 
-    def drawn(how: How) -> list:
-        return hand.draw([hand.request(c, f, how) for c, f in zip(cells, shown, strict=True)])
+    def drawn(how: How, first: int) -> list[Drawing]:
+        pairs = zip(cells[:first], shown[:first], strict=True)
+        return hand.draw([hand.request(cell, frame, how) for cell, frame in pairs])
 
-    bound, whole = drawn(How(faces=faces)), drawn(How("whole", faces=False))
+    bound = drawn(How(faces=faces), len(cells))
+    whole = drawn(How("whole", faces=False), -(-len(cells) // (1 if count == 2 else 2)))
 
     def counted(pictures: Sequence[Array]) -> Tally:
         return tally(
-            cells,
+            cells[: len(pictures)],
             lambda place, index: eye.drawn(pictures[place], shown[place], index),
             eye,
             calibration.verdict,
@@ -135,7 +137,7 @@ def _people(count: int, company: Company, hand: Draughtsman, eye: Eye) -> list[F
         ways[", before the face pass"] = counted([one.base for one in bound])
     ways[", LoRAs on the whole picture"] = counted([one.pixels for one in whole])
     ways[", true renders"] = tally(
-        cells, lambda place, index: _true(eye, shown[place], index), eye, calibration.verdict
+        cells, lambda place, index: eye.true(shown[place], index), eye, calibration.verdict
     )
     held = f"{by_lora:.1f} of {count} by LoRA, the others by words" if by_lora < count else ""
     figures = []
@@ -150,10 +152,6 @@ def _people(count: int, company: Company, hand: Draughtsman, eye: Eye) -> list[F
             Figure(title, found.right / found.accepted, "", bar, ">=", f"{_share(found)}; {words}")
         )
     return figures
-
-
-def _true(eye: Eye, frame: Frame, index: int) -> Array | None:
-    return eye.true(frame, index)
 
 
 def _share(found: Tally) -> str:

@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -129,7 +130,7 @@ def _described(
     plan: Plan,
     actors: list[Actor],
     lens: Lens,
-    made: tuple[dict[str, Array], dict],
+    made: tuple[dict[str, Array], dict[str, Any]],
     plain: Maps,
 ) -> Frame:
     """The frame out of what `samples.shoot` gave and the stand-ins' maps."""
@@ -148,7 +149,8 @@ def _described(
         heads[mask] = index + 1
         yaw, pitch = head_turn(double, lens)
         box = _box(head_boxes(double, lens)[1])
-        points = {part: [Keypoint(*p) for p in rows] for part, rows in own["standin_pose"].items()}
+        rows = own["standin_pose"]
+        points: dict[str, Any] = {part: [Keypoint(*p) for p in rows[part]] for part in rows}
         pose = Pose(**points)
         turned = apply_facing(pose, yaw, pitch) if box is not None else pose
         middle = (bone(double, "Head") + bone(double, "Head", tail=True)) / 2
