@@ -53,7 +53,7 @@ def test_a_report_tells_the_course_the_needs_and_the_time(images: Path) -> None:
         calls.append(1)
         return Measurement(0.5, 0, "cpu", 3)
 
-    found = preflight.preflight(plan(images), measure, device=cpu)
+    found = preflight.preflight(plan(images, "schedule.steps=400"), measure, device=cpu)
     assert found.ok and calls == [1] and found.seconds == 200.0
     assert len(found.data.pictures) == 9 and [r.name for r in found.data.refused] == ["broken.png"]
     assert any("1 of 9 pictures have no mask" in w for w in found.warnings)
@@ -78,7 +78,7 @@ def test_a_report_tells_the_course_the_needs_and_the_time(images: Path) -> None:
     ("settings", "words"),
     [
         (["base.model=nowhere"], "no model “nowhere”"),
-        (["base.family=flux", "loss.min_snr_gamma=none"], "sdxl family"),
+        (["base.family=flux", "adapter.convolutions=false"], "sdxl family"),
         (["base.dtype=fp16"], "CPU cannot train in fp16"),
         (["adapter.rank=400"], "rank of 400"),
         (["adapter.targets=['nothing']"], "No layer"),
@@ -153,8 +153,8 @@ def test_weights_are_counted_exactly(images: Path) -> None:
     text = plan(images, "adapter.unet=false", "adapter.text_encoders=true")
     expected = sum(n * 16 * (8 * h + 2 * (h + i)) for h, i, n in model.text_widths)
     assert len(model.text_widths) == 2 and trained_weights(text.adapter, model) == expected
-    full = plan(images, "adapter.convolutions=true")
-    assert trained_weights(full.adapter, model) > trained_weights(plan(images).adapter, model)
+    full, fewer = (plan(images, f"adapter.convolutions={word}") for word in ("true", "false"))
+    assert trained_weights(full.adapter, model) > trained_weights(fewer.adapter, model)
 
 
 def test_memory_follows_the_plan(images: Path) -> None:
