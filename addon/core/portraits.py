@@ -17,6 +17,9 @@ max_bytes = 32 * 1024 * 1024
 head_margin = 0.25
 """Around a head that is cut out of a drawing, as a share of the longer side of its box."""
 
+most_turned = 60.0
+"""Degrees from facing the camera up to which a drawn head makes a portrait."""
+
 _jpeg_start = b"\xff\xd8\xff"
 
 

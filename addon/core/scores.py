@@ -41,7 +41,8 @@ class HeadScore:
 
     value: cosine, None where there is no score; then `no_score` says why. probability: that it is
     the same face, 0..1. verdict: "same", "unsure", "other" or "" where nothing is calibrated.
-    box: left, top, width, height in pixels of the picture. face: None where the pass was off.
+    box: left, top, width, height in pixels of the picture. yaw: degrees from facing the camera,
+    None where it is not known. face: None where the pass was off.
     """
 
     character: str
@@ -52,6 +53,7 @@ class HeadScore:
     no_score: str = ""
     box: tuple[float, float, float, float] | None = None
     face: FacePassResult | None = None
+    yaw: float | None = None
 
 
 def heads_of_sidecar(sidecar: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -88,6 +90,7 @@ def read_heads(heads: Iterable[Mapping[str, Any]]) -> list[HeadScore]:
                 no_score=_text(head.get("no_score")),
                 box=_box(head.get("box")),
                 face=_face(head.get("face")),
+                yaw=_number(head.get("yaw")),
             )
         )
     return found

@@ -6,7 +6,7 @@ from __future__ import annotations
 import bpy
 
 from ..core import scores
-from ..core.portraits import most_portraits
+from ..core.portraits import most_portraits, most_turned
 from ..planes import planes
 from ..scene import shots
 from . import text
@@ -132,7 +132,7 @@ def _draw_head(layout: bpy.types.UILayout, head: scores.HeadScore) -> None:
     words.alignment = "RIGHT"
     words.alert = head.verdict == "other"
     words.label(text=scores.in_words(head) if scored else "no score")
-    if head.box is not None:
+    if head.box is not None and abs(head.yaw or 0.0) <= most_turned:
         use = row.operator("onmodel.portrait_from_drawing", text="", icon="IMAGE_DATA")
         use.who = head.character
     note = column.column(align=True)
@@ -161,23 +161,23 @@ class ONMODEL_PT_film_scores(_OfResults, bpy.types.Panel):
         for found in rows:
             name = found.character + (f" ({found.embedder})" if several else "")
             mean = _dash if found.mean is None else f"{found.mean:.2f}"
-            unscored = f"{found.unscored} of {found.scored + found.unscored}"
+            unscored = f"{found.unscored}/{found.scored + found.unscored}"
             worst = _columns(column, name, mean, unscored)
             if found.worst is None:
                 worst.label(text=_dash)
                 continue
             where = f"{names.get(found.worst.shot, '?')}/{found.worst.frame}"
-            go = worst.operator("onmodel.worst_go", text=f"{where}:  {found.lowest:.2f}")
+            go = worst.operator("onmodel.worst_go", text=f"{where}: {found.lowest:.2f}")
             go.who, go.embedder = found.character, found.embedder
 
 
 def _columns(layout: bpy.types.UILayout, name: str, mean: str, unscored: str) -> bpy.types.UILayout:
     """A line of the table, and its place for the worst frame."""
-    line = layout.split(factor=0.24, align=True)
+    line = layout.split(factor=0.22, align=True)
     line.label(text=name)
-    rest = line.split(factor=0.22, align=True)
+    rest = line.split(factor=0.2, align=True)
     rest.label(text=mean)
-    last = rest.split(factor=0.68, align=True)
+    last = rest.split(factor=0.76, align=True)
     worst = last.row(align=True)
     last.label(text=unscored)
     return worst

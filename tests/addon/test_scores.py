@@ -38,7 +38,7 @@ def test_the_record_of_the_contract_is_read():
     }
     (head,) = scores.read_heads([entry(value=0.625, verdict="same", face=face)])
     assert (head.character, head.value, head.verdict) == ("Ada", 0.625, "same")
-    assert (head.embedder, head.box) == ("rehearsal", (10, 20, 30, 40))
+    assert (head.embedder, head.box, head.yaw) == ("rehearsal", (10, 20, 30, 40), 4.0)
     assert scores.in_words(head) == "0.62, on model"
     assert scores.face_in_words(head.face) == "Face repaired: 0.41 before, 0.62 after."
 

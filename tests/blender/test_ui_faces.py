@@ -57,6 +57,7 @@ def test_each_head_is_shown_with_score_verdict_and_what_the_face_pass_did(scored
     said = words(log)
     assert "0.60, on model" in said
     assert "no score It has no portraits." in said
+    assert buttons(log).count("onmodel.portrait_from_drawing") == 2
     assert "Face repaired: 0.10 before, 0.60 after." in said.replace("  ", " ")
     scored.frame_set(10)
     said = words(draw_all())
@@ -69,7 +70,7 @@ def test_the_table_and_the_jump_to_the_worst(scored):
     assert rows["Ada"].mean == pytest.approx((0.6 + 0.5 + 0.55) / 3), "of the takes that are shown"
     assert (rows["Ben"].worst.frame, rows["Ben"].unscored) == (10, 1)
     log = draw_all()
-    assert "010/10:  0.40" in words(log) and "1 of 3" in words(log)
+    assert "010/10: 0.40" in words(log) and "1/3" in words(log)
     assert bpy.ops.onmodel.worst_go(who="Ben") == {"FINISHED"}
     assert scored.frame_current == 10 and scored.onmodel.shot_index == 0
     assert scored.camera == scored.onmodel.shots[0].camera
