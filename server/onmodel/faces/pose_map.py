@@ -101,7 +101,7 @@ def _both(points: _Points, a: int, b: int) -> tuple[_Point, _Point] | None:
     return None if first is None or second is None else (first, second)
 
 
-def _ellipse(a: _Point, b: _Point, size: int) -> list[tuple[float, float]]:
+def _ellipse(a: _Point, b: _Point, size: int) -> list[tuple[int, int]]:
     """A stick between two joints: an ellipse as long as the limb, `size` to each side."""
     middle = (int((a[0] + b[0]) / 2), int((a[1] + b[1]) / 2))
     half = int(math.dist(a, b) / 2)
