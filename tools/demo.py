@@ -2,7 +2,8 @@
 """The main job on the sample: storyboard in, drawn keyframes, contact sheet and planes out.
 
 Starts the server, runs the add-on's own `render` command on samples/storyboard.blend in the
-Blender that is given, else in bpy, and lays out/demo/contact_sheet.png beside the keyframes.
+Blender that is given, else in bpy, and lays contact_sheet.png and report.html beside the
+keyframes in out/demo.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from onmodel.jobs.blobs import BlobError, BlobStore
-from onmodel.jobs.folders import DataFolder, default_data_folder
+from onmodel.jobs.folders import default_data_folder
+from onmodel.report.command import map_reader, write_page
 from onmodel.report.results import ReportError, sheet_of
 
 log = logging.getLogger(__name__)
@@ -75,18 +76,10 @@ def draw(output: Path, blender: str | None, data: Path, film: Path, extra: list[
 
 
 def lay_sheet(output: Path, data: Path) -> Path:
-    """Writes the contact sheet of what lies in `output`; returns its path."""
-    store = BlobStore(DataFolder(data).blobs)
-
-    def read(sha256: str) -> bytes | None:
-        try:
-            return store.read(sha256)
-        except BlobError as error:
-            log.warning("A map is missing on the sheet: %s", error)
-            return None
-
+    """Writes the contact sheet and the page of what lies in `output`; returns the sheet's path."""
     path = output / "contact_sheet.png"
-    sheet_of(output, read).save(path)
+    sheet_of(output, map_reader(data)).save(path)
+    write_page(output, output / "report.html")
     return path
 
 
@@ -110,6 +103,7 @@ def main(argv: list[str] | None = None) -> int:
         log.error("%s", error)
         return 1
     log.info("Contact sheet: %s", sheet)
+    log.info("Scores of the characters: %s", output / "report.html")
     log.info("Scene with image planes: %s", output / "demo.blend")
     log.info("Done in %.0f s.", time.monotonic() - started)
     return 0

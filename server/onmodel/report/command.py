@@ -12,7 +12,7 @@ from pathlib import Path
 from onmodel.jobs.blobs import BlobError, BlobStore
 from onmodel.jobs.folders import DataFolder, default_data_folder
 from onmodel.report.before_after import before_after_sheet, pairs_of
-from onmodel.report.film import film_table, keyframe_of, used_takes
+from onmodel.report.film import CharacterRow, Keyframe, film_table, keyframe_of, used_takes
 from onmodel.report.output import as_data, as_text
 from onmodel.report.page import page
 from onmodel.report.results import ReportError, find_results, keyframes_of, sheet_of
@@ -36,16 +36,8 @@ def run(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> None:
     if bool(options.before) != bool(options.heads):
         raise ReportError("The sheet of heads needs both --before FOLDER and --heads PNG.")
-    results = find_results(options.folder)
-    takes = [keyframe_of(png, sidecar) for png, sidecar in results]
-    used = used_takes(takes, options.takes)
-    table = film_table(used)
-    prompts: dict[str, str] = {}
-    for _, sidecar in results:
-        request = sidecar["request"]
-        prompts.setdefault(str(request["shot"]), str(request.get("prompt", "")))
     target = options.html or options.folder / "report.html"
-    target.write_text(page(used[0].film, table, used, prompts), encoding="utf-8")
+    takes, used, table = write_page(options.folder, target, options.takes)
     written = [target]
     if options.sheet:
         sheet_of(options.folder, map_reader(options.data)).save(options.sheet)
@@ -67,6 +59,25 @@ def _report(options: argparse.Namespace) -> None:
     sys.stdout.write(as_text(table) + "\n")
     for path in written:
         sys.stdout.write(f"Written: {path}\n")
+
+
+def write_page(
+    folder: Path, target: Path, which: str = "best"
+) -> tuple[list[Keyframe], list[Keyframe], list[CharacterRow]]:
+    """Writes a folder's page; returns all takes, those that count, and the table of these.
+
+    Raises ReportError where there is no drawn keyframe, OSError where a file cannot be used.
+    """
+    results = find_results(folder)
+    takes = [keyframe_of(png, sidecar) for png, sidecar in results]
+    used = used_takes(takes, which)
+    table = film_table(used)
+    prompts: dict[str, str] = {}
+    for _, sidecar in results:
+        request = sidecar["request"]
+        prompts.setdefault(str(request["shot"]), str(request.get("prompt", "")))
+    target.write_text(page(used[0].film, table, used, prompts), encoding="utf-8")
+    return takes, used, table
 
 
 class _Maps:
