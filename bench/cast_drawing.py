@@ -325,12 +325,22 @@ class Eye:
         self._means: dict[Path, Array] = {}
 
     def knows(self, member: Member) -> Array:
-        """The mean direction of a member's references."""
+        """The mean direction of a member's references. Raises NoReferenceError without a face."""
         from bench.identity import reference_mean
 
         if member.references not in self._means:
             self._means[member.references] = reference_mean(self.embedder, member.references)
         return self._means[member.references]
+
+    def can_know(self, member: Member) -> bool:
+        """Whether any of a member's references shows it a face."""
+        from onmodel.identity.references import NoReferenceError
+
+        try:
+            self.knows(member)
+        except NoReferenceError:
+            return False
+        return True
 
     def drawn(self, picture: Array, frame: Frame, index: int) -> Array | None:
         """The embedding of a person's head in a drawing on the stand-ins' maps, None: no face."""

@@ -73,20 +73,24 @@ def _key() -> str:
 def portraits() -> dict[str, tuple[bytes, ...]]:
     """Three PNG files of each character of the film."""
     from world import characters, poses, samples, storyboard_cast
-    from world.cast import frame, placed
+    from world.cast import frame, head_boxes, placed
+    from world.frame_plans import heads_fit
     from world.identities import Identity
     from world.studio import Studio
 
     studio, found = Studio(), {}
     arms = {"LeftArm": poses.turn("y", 40), "RightArm": poses.turn("y", -40)}
     words = samples.Words(0, "portrait", characters.reference_set, "realistic")
-    light = (characters.reference_light,)
+    light, side = (characters.reference_light,), (256, 256)
 
     def shown(who: Identity, number: int) -> bytes:
         for attempt in range(_attempts):
             rng = np.random.default_rng([who.seed, 311, number, attempt])
             actor = placed(who, "neutral", words.look, arms, turns[number], np.zeros(3))
-            lens = frame(rng, [actor], words.framing, (256, 256))
+            lens = frame(rng, [actor], words.framing, side)
+            box = head_boxes(actor, lens)[1]
+            if box is None or not heads_fit([box], side):
+                continue
             made = samples.shoot(rng, studio, [actor], lens, words, light)
             if made is not None:
                 file = io.BytesIO()

@@ -77,17 +77,17 @@ def heads_auc(
     """How well an embedder tells the true heads of these frames apart, and how many it refused.
 
     Genuine: a head and its own references; impostors: it and those of everybody else of its look.
-    None: too few heads have a face.
+    None: too few heads have a face. People whose references show it none are left out.
     """
     from onmodel.identity.report import auc_interval
 
     genuine, impostors, refused = [], [], 0
     for cell, frame in zip(cells, frames, strict=True):
         look = cell.plan.look
-        everybody = [*company.own[look], *company.others[look]]
+        everybody = [m for m in (*company.own[look], *company.others[look]) if eye.can_know(m)]
         for index, member in enumerate(cell.members):
             head = eye.true(frame, index)
-            if head is None:
+            if head is None or member not in everybody:
                 refused += 1
                 continue
             genuine.append(float(eye.knows(member) @ head))

@@ -124,7 +124,8 @@ def _embedders(
         gains = []
         for cell, frame, drawing in shots:
             for index, member in enumerate(cell.members):
-                if member.lora is None or drawing.heads[index]["face"]["state"] == "skipped":
+                skipped = drawing.heads[index]["face"]["state"] == "skipped"
+                if member.lora is None or skipped or not eye.can_know(member):
                     continue
                 after = eye.drawn(drawing.pixels, frame, index)
                 before = eye.drawn(drawing.base, frame, index)

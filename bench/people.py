@@ -5,7 +5,8 @@ The heads of a drawing are given to the frame's characters so that the sum of th
 largest (`cast_numbers.assigned`); a frame is right where that is everybody's own place. A frame is
 accepted where every head has a face and none has the verdict "other", as the product's thresholds
 have it. Beside it the same frames and seeds with all LoRAs on the whole picture, the prompts still
-in their regions, and the true renders, which say what is possible.
+in their regions (the LoRAs of `bench.lora_test` share one trigger, so prompts alone cannot tell
+them apart), and the true renders, which say what is possible.
 
 People beyond those with a LoRA are held by words; they count like the others. With one and two
 people frames are drawn with the face pass, with more only where ONMODEL_CAST_PASS is set: each head
