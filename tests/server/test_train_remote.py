@@ -72,7 +72,7 @@ def test_ctrl_c_asks_and_the_same_command_goes_on(
     def interrupted(*arguments):
         """Ctrl+C at the gate of the sixth step, once a start."""
         if len(stopped) < 2:
-            wait_for(lambda: (server.folder / "gate.waits").exists())
+            wait_for((server.folder / "gate.waits").exists, "the gate")
             stopped.append(True)
             raise KeyboardInterrupt
         return right(*arguments)
@@ -101,7 +101,9 @@ def test_what_fails_there_is_said_here(
     assert cli.main(command(server, "three", "--set", "data.noun=failure")) == 1
     assert "asked to fail" in capsys.readouterr().out
     assert cli.main(command(server, "one", "--set", "adapter.rank=8")) == 1
-    assert "There is a LoRA" in capsys.readouterr().err
+    assert "another one.safetensors" in capsys.readouterr().out
+    assert cli.main(command(server, "five", "--set", "base.model=nowhere")) == 1
+    assert "no model" in capsys.readouterr().err
     assert cli.main(command(server, "four", "--out", str(tmp_path))) == 2
     assert "leave --out" in capsys.readouterr().err
 

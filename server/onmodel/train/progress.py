@@ -48,6 +48,8 @@ def events(as_json: bool) -> Callable[[str, dict[str, Any]], None]:
                 shown = now
         elif kind == "chosen":
             say(values["sentence"])
+        elif "message" in values:
+            say(f"{kind}: {values['message']} {values.get('fix', '')}".rstrip())
         else:
             say(f"{kind}: " + ", ".join(f"{key} {_short(v)}" for key, v in values.items()))
 
