@@ -18,7 +18,8 @@ with/          each test shot on the maps of a stand-in, by "trigger noun, expre
 without/       the same prompts and seeds, no LoRA
 described/     no LoRA either, all traits in words: what a prompt alone can do
 shots.json     framing, set, and the stand-in's head box and turn for each drawing
-about.json     who it is, and the training's seconds of CPU
+about.json     who it is, the training's seconds of CPU (of starts that were not killed), and which
+               checkpoint was chosen
 
 What is there already is kept: a run that was stopped goes on. The second renders, under strangers,
 that many other held-out people in each look: references in the same set, pose and light as the
@@ -71,7 +72,7 @@ def changing(parts: dict[str, str]) -> str:
 def make_data(out: Path, identity: int, look: str, count: int) -> None:
     """The character's pictures under data, and images with the training's captions."""
     data = out / "data"
-    if not (data / "character.json").is_file():
+    if not ((data / "character.json").is_file() and (data / "checks").is_dir()):
         arguments = ["--identity", str(identity), "--look", look, "--count", str(count)]
         _call("world.characters", str(data), *arguments)
     for purpose, name in (("train", "images"), ("checks", "checks")):
@@ -208,8 +209,12 @@ def main(argv: list[str]) -> int:
         return 1
     draw(out, name, options.pictures, options.draw_steps)
     told = {"identity": options.identity, "look": options.look, "cpu_seconds": round(seconds, 1)}
+    found = out / "run" / "choice.json"
+    if found.is_file():  # not where --set had it draw nothing
+        choice = json.loads(found.read_text())
+        told |= {"step": choice["best"], "choice": choice["sentence"]}
     (out / "about.json").write_text(json.dumps(told))
-    log.info("%s: trained in %.1f min of CPU", out, seconds / 60)
+    log.info("%s: trained in %.1f min of CPU. %s", out, seconds / 60, told.get("choice", ""))
     return 0
 
 
