@@ -58,9 +58,7 @@ def mean(values: Sequence[float] | Array, draws: int = 4000, seed: int = 0) -> I
     return percentile_interval(float(x.mean()), found, len(x))
 
 
-def clustered_mean(
-    groups: Sequence[Sequence[float]], draws: int = 4000, seed: int = 0
-) -> Interval:
+def clustered_mean(groups: Sequence[Sequence[float]], draws: int = 4000, seed: int = 0) -> Interval:
     """The mean of all values of all groups. Groups (a film's shots) are drawn again, whole.
 
     Frames of one shot resemble each other, and count for less than as many shots would (cluster

@@ -13,20 +13,22 @@ They belong to one state of the network and are made anew by `onmodel.identity.t
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import sys
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from onmodel.identity import rehearsal
 from onmodel.identity.interface import Array
 
 log = logging.getLogger(__name__)
 
-path = rehearsal.folder / "rehearsal_strangers.npz"
+path = rehearsal.folder / "rehearsal_strangers.safetensors"
 count, least_pixels, widest_yaw = 200, 32.0, 60.0
+_tensor = "embeddings"
 
 
 class StrangersError(Exception):
@@ -40,8 +42,8 @@ def shipped(fingerprint: str, file: Path = path) -> Array:
     """
     if not file.is_file():
         raise StrangersError(f"{file.name} is not there. Install the whole server.")
-    with np.load(io.BytesIO(file.read_bytes())) as arrays:
-        made_with, half = str(arrays["fingerprint"]), arrays["embeddings"]
+    with safe_open(file, framework="numpy") as stored:
+        made_with, half = (stored.metadata() or {}).get("fingerprint"), stored.get_tensor(_tensor)
     if made_with != fingerprint:
         raise StrangersError(
             f"{file.name} belongs to another state of the face network. Run python -m "
@@ -76,7 +78,8 @@ def make(folder: Path, names: list[str], file: Path = path) -> int:
     embedder = rehearsal.RehearsalFaces()
     sharp = embedder.embed_cuts(to_pictures(network_input(chosen)))
     both = np.concatenate([sharp, embedder.embed_cuts(as_drawn(chosen))])
-    np.savez(file, fingerprint=embedder.fingerprint, embeddings=both.astype(np.float16))
+    told = {"fingerprint": embedder.fingerprint}
+    save_file({_tensor: both.astype(np.float16)}, file, metadata=told)
     log.info("%d embeddings of %d strangers in %s", len(both), len(chosen), file.name)
     return len(both)
 
