@@ -89,6 +89,15 @@ def test_the_shelf_keeps_by_content_and_serves_parts_of_a_cast(tmp_path):
     assert people({"x": hashes["c0"][::-1]}) == people({"c0": hashes["c0"]})
 
 
+def test_a_drawing_does_not_fail_where_thresholds_cannot_be_kept(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    shelf = Calibrations(tmp_path / "file" / "below")
+    cast = {f"c{k}": (f"{k}" * 64,) for k in range(4)}
+    made = shelf.of("corners", "state 1", cast, lambda: cast_of(4), lambda: None)
+    assert isinstance(made, Calibration) and "could not be kept" in caplog.text
+    assert shelf.find("state 1", cast) == made
+
+
 def test_a_broken_file_on_the_shelf_is_left_out(tmp_path, caplog):
     (tmp_path / "abc.json").write_text('{"fingerprint": "state 1", "people": 3}')
     assert Calibrations(tmp_path).find("state 1", {"c0": ("0" * 64,)}) is None

@@ -145,6 +145,7 @@ def test_short_reasons_fit_the_sentences_that_the_server_says(monkeypatch):
             {"name": "Ann", "references": [(blobs := Blobs()).put(b"rubbish")]}, blobs
         ),
         "out of frame": face_heads.head_regions({"characters": [{"name": "A"}]}, None)[1][0].reason,
+        "hidden": face_heads.hidden(0.1, 0.25),
     }
     monkeypatch.delenv(scores.pack_variable, raising=False)
     monkeypatch.setattr(scores.dlib_faces, "missing", lambda: "no dlib")

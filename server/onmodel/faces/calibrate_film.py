@@ -49,7 +49,10 @@ def calibrate_film(options: argparse.Namespace) -> int:
     made, cast, left_out = measure(results, scorer, BlobStore(data.blobs), options.good)
     assert scorer.embedder is not None
     state = registry.fingerprint(scorer.embedder)
-    Calibrations(data.root / "calibrations").keep(state, cast, made)
+    try:
+        Calibrations(data.root / "calibrations").keep(state, cast, made)
+    except OSError as error:
+        raise CalibrationError(f"The thresholds cannot be kept: {error}.") from error
     for reason in left_out:
         sys.stderr.write(f"onmodel: {reason}\n")
     if options.json:

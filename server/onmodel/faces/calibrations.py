@@ -64,11 +64,15 @@ class Calibrations:
             except CalibrationError as error:
                 self._known[key] = str(error)
             else:
-                self.keep(fingerprint, cast, made)
+                try:
+                    self.keep(fingerprint, cast, made)
+                except OSError as error:
+                    # A drawing does not fail for that: the cast is measured again next time.
+                    log.warning("The thresholds of a cast could not be kept: %s", error)
         return self._known[key]
 
     def keep(self, fingerprint: str, cast: Cast, calibration: Calibration) -> None:
-        """Put a calibration on the shelf, in place of one of the same cast."""
+        """Put a calibration on the shelf, in place of one of the same cast. Raises OSError."""
         who = people(cast)
         self._known[fingerprint, who] = calibration
         if self.folder is None:
