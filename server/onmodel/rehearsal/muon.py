@@ -70,7 +70,8 @@ def orthogonal(x: torch.Tensor) -> torch.Tensor:
 
 def optimizers_of(model: torch.nn.Module) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
     """Muon for the layers inside; AdamW for words, positions, norms, and first and last layers."""
-    matrices, rest = [], []
+    matrices: list[torch.Tensor] = []
+    rest: list[torch.Tensor] = []
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
