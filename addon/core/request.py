@@ -196,7 +196,7 @@ class FacePass:
     """
 
     enabled: bool = True
-    first: float = 0.6
+    first: float = 0.8
     second: float = 0.4
     size: int | None = None
     min_height: float = 24.0

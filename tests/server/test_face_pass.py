@@ -153,7 +153,7 @@ def test_heads_are_drawn_again_and_not_one_byte_beside_them(artist, blobs, seen)
     changed = (pixels(on) != pixels(without)).any(-1)
     for box in (ann_box, bob_box):
         assert changed[disc(box)[6:90]].mean() > 0.9
-    # 3 steps of drawing; a head takes 2 of 3 (0.6) and 1 of 3 (0.4), two heads in one batch.
+    # 3 steps of drawing; a head takes 2 of 3 (0.8) and 1 of 3 (0.4), two heads in one batch.
     steps = [d for kind, d in events if kind == "sampling"]
     assert [d["step"] for d in steps] == list(range(1, 10)) and {d["steps"] for d in steps} == {9}
     assert [len(batch) for batch in seen] == [2, 2]
@@ -165,7 +165,7 @@ def test_heads_are_drawn_again_and_not_one_byte_beside_them(artist, blobs, seen)
     assert ann["face"] == {
         "state": "repaired",
         "reason": "It was not compared with the head before. Ann has no reference portraits.",
-        "denoise": [0.6, 0.4],
+        "denoise": [0.8, 0.4],
         "loras": [],
         "square": [67, 7, 56],
         "before": None,
@@ -193,7 +193,7 @@ def test_the_paper_step_for_step(artist, blobs, seen, monkeypatch):
     draw(artist, blobs, two_heads(blobs, loras=False))
     assert calls == ["decode", "encode", "decode", "decode"]  # the drawing's own decode first
     (first, between), (second, _) = starts
-    assert (first.strength, second.strength) == (0.6, 0.4)
+    assert (first.strength, second.strength) == (0.8, 0.4)
     assert second.mask is None and second.latents is between
     assert first.mask.shape == (2, 1, 8, 8) and float(first.mask.max()) == 1
     outside = first.mask.expand_as(between) == 0

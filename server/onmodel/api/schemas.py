@@ -202,7 +202,7 @@ class FacePass(Model):
     """Heads drawn again, large, each with its own character's prompt and LoRAs; docs/faces.md."""
 
     enabled: bool = True
-    first: float = Field(default=0.6, gt=0, le=1)
+    first: float = Field(default=0.8, gt=0, le=1)
     second: float = Field(default=0.4, ge=0, le=1)
     size: int | None = Field(default=None, ge=64, le=max_canvas)
     min_height: float = Field(default=24.0, ge=0, le=max_canvas)

@@ -19,7 +19,7 @@ class FaceSettings:
     """FacePass of addon/core/request.py, with its units and defaults; see docs/faces.md."""
 
     enabled: bool = True
-    first: float = 0.6
+    first: float = 0.8
     second: float = 0.4
     size: int | None = None
     min_height: float = 24.0
