@@ -5,7 +5,7 @@ Every keyframe of the sample is drawn as the add-on would send it (its two peopl
 with the face pass), then again by the add-on's own rule (`addon.core.retakes`, its default score
 and most takes) until it says enough; of each keyframe the best take is shown. For each character
 its worst frame counts, and of these the mean over the cast: before, with the first takes alone, and
-after. ONMODEL_CAST_KEYFRAMES: the first so many keyframes only.
+after. ONMODEL_CAST_KEYFRAMES: only so many keyframes, spread over the film.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from addon.core import retakes
 from addon.core.request import KeyframeRequest, from_data
@@ -30,7 +32,8 @@ name = "retakes: worst frame, mean over the cast, gain"
 def run() -> list[Figure]:
     """All figures of the sample film."""
     rows, blobs = cast_film.read()
-    rows = rows[: int(os.environ.get("ONMODEL_CAST_KEYFRAMES") or len(rows))]
+    wanted = int(os.environ.get("ONMODEL_CAST_KEYFRAMES") or len(rows))
+    rows = [rows[int(place)] for place in np.linspace(0, len(rows) - 1, wanted).round()]
     requests = [from_data(KeyframeRequest, row["request"]) for row in rows]
     seeds = [int(row["shot_seed"]) for row in rows]
     with draughtsman([]) as hand:
