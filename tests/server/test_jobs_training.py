@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from onmodel.jobs import training_leases
+from onmodel.jobs import table_leases
 from onmodel.jobs.blobs import BlobStore
 from onmodel.jobs.database import Database, migrations
 from onmodel.jobs.folders import DataFolder
@@ -251,7 +251,7 @@ def test_a_silent_worker_loses_its_training(room: Room, monkeypatch: pytest.Monk
     keeper = TrainingLeases(room.database, "keeper")
     held = room.leases.claim()
     assert held is not None and keeper.expire() == 0
-    monkeypatch.setattr(training_leases, "lease_seconds", -1.0)
+    monkeypatch.setattr(table_leases, "lease_seconds", -1.0)
     room.leases.renew()
     assert room.leases.expire() == 0  # its own
     assert keeper.expire() == 1
