@@ -7,7 +7,6 @@ each one's place a stand-in of nobody's face, whose maps and masks a storyboard 
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ _makers = ("world", "addon/core")
 _made_by = (
     *("frames", "frame_plans", "samples", "cast", "people", "identities", "body", "face", "hair"),
     *("poses", "sets", "looks", "studio"),
-    *("openpose", "depth", "normals", "request"),
+    *("openpose", "depth", "normals"),
 )
 
 
@@ -54,9 +53,9 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-@functools.cache
 def _code() -> str:
-    """A digest of the sources that decide what a frame looks like."""
+    """A digest of the sources that decide what a frame looks like, as they are now: the process
+    that renders reads them later than the one that asks."""
     root, found = Path(__file__).resolve().parents[1], hashlib.sha256()
     for folder in _makers:
         for path in sorted((root / folder).glob("*.py")):
