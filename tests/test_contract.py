@@ -97,6 +97,7 @@ def full_request() -> contract.KeyframeRequest:
         pose,
         head,
         ["ef" * 32],
+        0.6,
     )
     return contract.KeyframeRequest(
         film="Der Film für 2",
@@ -139,11 +140,12 @@ def test_a_full_request_goes_both_ways_unchanged() -> None:
 def test_a_request_of_version_1_is_read_as_it_was_drawn() -> None:
     """Requests in sidecars, queues and older add-ons know no face pass: they were drawn without."""
     old = contract.to_data(full_request())
-    del old["face_pass"]
+    del old["face_pass"], old["characters"][0]["reference_weight"]
     old["version"] = 1
     ours = contract.from_data(contract.KeyframeRequest, old)
     assert not ours.face_pass.enabled and ours.version == contract.request_version
-    assert (ours.seed, ours.characters) == (full_request().seed, full_request().characters)
+    as_drawn = [dataclasses.replace(c, reference_weight=0.0) for c in full_request().characters]
+    assert (ours.seed, ours.characters) == (full_request().seed, as_drawn)
     theirs = schemas.KeyframeRequest.model_validate(old)
     assert schemas.digest(theirs.model_dump(mode="json")) == ours.key()
     assert "face_pass" not in old
@@ -196,6 +198,7 @@ def test_a_job_goes_both_ways_unchanged() -> None:
         (("characters", 0, "pose", "body"), []),
         (("characters", 0, "pose", "left_hand", 0, "state"), "gone"),
         (("characters", 0, "references"), ["x"]),
+        (("characters", 0, "reference_weight"), 2.1),
         (("sampling", "steps"), 0),
         (("take",), 0),
         (("face_pass", "first"), 0.0),

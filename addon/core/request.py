@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 request_version = 2
 """Raised when the meaning or the shape of KeyframeRequest changes; `upgraded` reads older ones.
 
-1: the first. 2: with a face pass.
+1: the first. 2: with a face pass, and characters held by their references.
 """
 
 map_kinds = ("pose", "depth", "normal", "lineart")
@@ -155,6 +155,8 @@ class Character:
         is "<trigger> <noun>, <prompt>".
     mask: SHA-256 of an 8-bit PNG of canvas size: 255 on its visible pixels. Masks are disjoint.
     references: SHA-256 of portraits (PNG or JPEG).
+    reference_weight: 0..2, how strongly the server's IP-Adapter holds it by them; 0: not at all;
+        None: the server's own rule, which holds those that have no LoRA.
     """
 
     name: str
@@ -166,6 +168,7 @@ class Character:
     pose: Pose = field(default_factory=Pose)
     head: Head | None = None
     references: list[str] = field(default_factory=list)
+    reference_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -280,8 +283,17 @@ def upgraded(data: dict[str, Any]) -> dict[str, Any]:
     """A keyframe's request of an older version as one of this version that draws the same."""
     if data.get("version") == 1 and "face_pass" not in data:
         off = to_data(FacePass(enabled=False))
-        return {**data, "face_pass": off, "version": 2}
+        return {**data, **_unheld(data), "face_pass": off, "version": 2}
     return data
+
+
+def _unheld(data: dict[str, Any]) -> dict[str, Any]:
+    """Characters of version 1, whose references were for scores alone."""
+    characters = data.get("characters")
+    if not isinstance(characters, list):
+        return {}
+    off = {"reference_weight": 0.0}
+    return {"characters": [{**c, **off} if isinstance(c, dict) else c for c in characters]}
 
 
 def from_data(cls: type[T], data: Any, where: str = "request") -> T:

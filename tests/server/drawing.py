@@ -71,6 +71,7 @@ def make_request(blobs: Blobs, **changes) -> dict:
             "pose": {"body": [], "left_hand": [], "right_hand": [], "face": []},
             "head": None,
             "references": [],
+            "reference_weight": None,
         }
 
     def control(kind: str, image: np.ndarray) -> dict:

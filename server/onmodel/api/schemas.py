@@ -188,6 +188,7 @@ class Character(Model):
     pose: Pose = Pose()
     head: Head | None = None
     references: list[Hash] = Field(default=[], max_length=16)
+    reference_weight: float | None = Field(default=None, ge=0, le=2)
 
 
 class Sampling(Model):
@@ -239,6 +240,11 @@ class KeyframeRequest(Model):
     def _upgrade(cls, data: Any) -> Any:
         """As `upgraded` of addon/core/request.py."""
         if isinstance(data, dict) and data.get("version") == 1 and "face_pass" not in data:
+            found = data.get("characters")
+            if isinstance(found, list):
+                off = {"reference_weight": 0.0}
+                found = [{**c, **off} if isinstance(c, dict) else c for c in found]
+                data = {**data, "characters": found}
             return {**data, "face_pass": {"enabled": False}, "version": 2}
         return data
 

@@ -191,7 +191,7 @@ def _draw(
 
 
 def head_picture(whole: Picture, draft: Draft, side: int) -> Picture:
-    """What the square of a head is drawn by: its own prompt and LoRAs, its part of the maps."""
+    """What the square of a head is drawn by: its own prompt, LoRAs, portraits, part of the maps."""
     square = draft.repair.square
     maps = []
     for m in whole.maps:
@@ -207,6 +207,7 @@ def head_picture(whole: Picture, draft: Draft, side: int) -> Picture:
         seed=draft.seeds[0],
         maps=maps,
         loras=draft.loras,
+        look=draft.look,
     )
 
 

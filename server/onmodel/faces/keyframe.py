@@ -17,6 +17,7 @@ from onmodel.faces.settings import FaceSettings, settings_of, work_side
 from onmodel.generate.casting import Bound
 from onmodel.generate.conditioning import decode
 from onmodel.jobs.artist import BlobReader
+from onmodel.models.family import Look
 from onmodel.models.registry import ModelEntry
 
 
@@ -27,7 +28,7 @@ class Draft:
     loras: (adapter, weight) that act in its square, on top of the whole picture's. named: the
     character's LoRAs with the weights that the request gives, for the record. seeds: of the first
     and of the second sampler. pose: the square's pose map (side, side, 3) uint8, drawn of the
-    joints; None: it is cut out of the keyframe's.
+    joints; None: it is cut out of the keyframe's. look: portraits that hold it.
     """
 
     repair: Repair
@@ -36,6 +37,7 @@ class Draft:
     named: tuple[tuple[str, float], ...]
     seeds: tuple[int, int]
     pose: np.ndarray | None = None
+    look: Look | None = None
 
     @property
     def index(self) -> int:
@@ -63,9 +65,14 @@ class HeadPlan:
 
 
 def plan_keyframe(
-    request: dict[str, Any], blobs: BlobReader, entry: ModelEntry, cast: Sequence[Bound]
+    request: dict[str, Any],
+    blobs: BlobReader,
+    entry: ModelEntry,
+    cast: Sequence[Bound],
+    looks: Sequence[Look | None] = (),
 ) -> HeadPlan:
-    """The plan of a KeyframeRequest. cast: its characters' LoRAs, in its order.
+    """The plan of a KeyframeRequest. cast: its characters' LoRAs, in its order. looks: the
+    portraits that hold them; none given: nobody is held.
 
     Raises RequestProblem for head masks that are no masks, or a size that cannot be drawn.
     """
@@ -91,6 +98,7 @@ def plan_keyframe(
             tuple((e.name, w) for e, w in cast[repair.head.index].loras if w),
             head_seeds(int(request["seed"]), repair.head.index),
             pose_map.draw(request["characters"], repair.square, side) if posed else None,
+            looks[repair.head.index] if looks else None,
         )
         for repair in repairs
     ]

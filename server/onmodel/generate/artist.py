@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from onmodel.generate import casting, regional_settings
+from onmodel.generate import casting, references, regional_settings
 from onmodel.generate.casting import Bound
 from onmodel.generate.errors import RequestProblem
+from onmodel.generate.references import Portraits, Sight
 from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.jobs.artist import BlobReader, Cancelled, DrawError, Drawn, Report, Task
 from onmodel.models.errors import ModelError
+from onmodel.models.ip_adapter_file import AdapterEntry
 from onmodel.models.registry import LoraEntry, ModelEntry, Registry
 
 if TYPE_CHECKING:
@@ -41,15 +43,17 @@ class _Loaded:
     key: tuple[str, str]
     family: Family
     shelf: LoraShelf
+    adapter: AdapterEntry | None = None
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A task made ready to draw. loras: as the record has them. plan: of its heads."""
+    """A task made ready to draw. loras, references: as the record has them. plan: of its heads."""
 
     task: Task
     picture: Picture
     loras: list[dict[str, Any]]
+    references: list[dict[str, Any]]
     plan: HeadPlan
     scores: HeadScores
 
@@ -72,6 +76,7 @@ class Artist:
         self._regional = regional
         self._scorer = scorer
         self._scorers: dict[bool, HeadScorer] = {}
+        self._portraits = Portraits()
         self._loaded: _Loaded | None = None
         self._place: Place | None = None
 
@@ -98,7 +103,7 @@ class Artist:
 
     def batch_key(self, request: dict[str, Any]) -> str:
         """Equal for requests that differ only in prompts, seeds, images, and characters with
-        their heads and LoRAs."""
+        their heads and LoRAs. Those with characters to be held by portraits take more memory."""
         canvas = request["canvas"]
         maps = sorted(
             (m["kind"], m.get("weight", 1.0), m.get("start", 0.0), m.get("end", 1.0))
@@ -112,6 +117,7 @@ class Artist:
                 "loras": casting.whole_mentions(request),
                 "maps": maps,
                 "face_pass": request.get("face_pass"),
+                "references": references.wanted(request),
             },
             sort_keys=True,
         )
@@ -126,6 +132,9 @@ class Artist:
             return 1
         pixels = int(request["canvas"]["width"]) * int(request["canvas"]["height"])
         weights = weight_bytes(entry)
+        if references.wanted(request):
+            adapter = references.adapter_of(self.registry, entry)
+            weights += 0 if isinstance(adapter, ModelError) else adapter.bytes
         return memory.batch_limit(self._choose_place(weights), pixels, weights)
 
     def draw(
@@ -145,11 +154,13 @@ class Artist:
             loras = casting.whole(request, find)
             casts = [_cast(task, find) for task in wanted]
             scorer = self._scorer_for(entry)
+            sights = self._sights(wanted, entry, blobs)
             jobs = [
-                _prepare(task, blobs, entry, loras, cast, scorer)
-                for task, cast in zip(wanted, casts, strict=True)
+                _prepare(task, blobs, entry, loras, cast, scorer, sight)
+                for task, cast, sight in zip(wanted, casts, sights, strict=True)
             ]
             self._load(entry, loras, casts, wanted, report)
+            self._hold(wanted, sights, report)
         except ModelError as error:
             raise DrawError(error.message, error.fix) from error
         regional = self._fitting_way(regional)
@@ -196,6 +207,7 @@ class Artist:
                 own = record | {
                     "seed": job.picture.seed,
                     "loras": job.loras,
+                    "references": job.references,
                     "batch": len(jobs),
                     "timings": timings,
                 }
@@ -248,7 +260,10 @@ class Artist:
         assert self._loaded is not None
         family = self._loaded.family
         side = drawn[0][0].plan.side
-        limit = memory.batch_limit(family.place, side * side, weight_bytes(family.entry))
+        weights = weight_bytes(family.entry)
+        if self._loaded.adapter is not None:
+            weights += self._loaded.adapter.bytes
+        limit = memory.batch_limit(family.place, side * side, weights)
         started = time.perf_counter()
         known = {job.task.id: (job, own) for job, _, own in drawn}
         canvases = [canvas for _, canvas, _ in drawn]
@@ -261,6 +276,33 @@ class Artist:
                 yield canvas.id, _finish(job, canvas, own)
         except ModelError as error:
             raise DrawError(error.message, error.fix) from error
+
+    def _sights(self, tasks: list[Task], entry: ModelEntry, blobs: BlobReader) -> list[Sight]:
+        """How each task's characters are held by their portraits."""
+        adapter = None
+        if any(references.wanted(task.request) for task in tasks):
+            adapter = references.adapter_of(self.registry, entry)
+        sights = []
+        for task in tasks:
+            try:
+                sights.append(self._portraits.sight(task.request, blobs, adapter))
+            except ModelError as error:
+                raise DrawError(error.message, error.fix, [task.id]) from error
+        return sights
+
+    def _hold(self, tasks: list[Task], sights: Sequence[Sight], report: Report) -> None:
+        """Load the IP-Adapter where a character is held by it, let it go where none is."""
+        assert self._loaded is not None
+        held = {task.id: s for task, s in zip(tasks, sights, strict=True) if any(s.looks)}
+        adapter = next((s.adapter for s in held.values()), None)
+        if adapter is not None and self._loaded.adapter != adapter:
+            for id in held:
+                report(id, "loading", {"message": f"Loading the IP-Adapter {adapter.name}"})
+        try:
+            self._loaded.family.use_adapter(adapter)
+        except ModelError as error:
+            raise DrawError(error.message, error.fix, list(held)) from error
+        self._loaded.adapter = adapter
 
     def _scorer_for(self, entry: ModelEntry) -> HeadScorer:
         """Who can tell this model's people apart."""
@@ -399,18 +441,20 @@ def _prepare(
     loras: list[tuple[LoraEntry, float]],
     cast: list[Bound],
     scorer: HeadScorer,
+    sight: Sight,
 ) -> _Job:
     from onmodel.faces.keyframe import plan_keyframe
     from onmodel.faces.record import HeadScores
     from onmodel.generate.conditioning import picture
 
     try:
-        made = picture(task.request, blobs, entry, [bound.regional for bound in cast])
-        plan = plan_keyframe(task.request, blobs, entry, cast)
+        bound = [member.regional for member in cast]
+        made = picture(task.request, blobs, entry, bound, sight.looks)
+        plan = plan_keyframe(task.request, blobs, entry, cast, sight.looks)
     except RequestProblem as error:
         raise DrawError(error.message, error.fix, [task.id]) from error
     scores = HeadScores(task.request, blobs, scorer, plan.settings)
-    return _Job(task, made, casting.record(loras, cast), plan, scores)
+    return _Job(task, made, casting.record(loras, cast), sight.record, plan, scores)
 
 
 def _finish(job: _Job, canvas: Canvas, record: dict[str, Any]) -> Drawn:

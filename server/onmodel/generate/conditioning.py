@@ -14,7 +14,7 @@ from PIL import Image
 
 from onmodel.generate.errors import RequestProblem
 from onmodel.jobs.artist import BlobReader
-from onmodel.models.family import ControlMap, Picture, RegionPrompt
+from onmodel.models.family import ControlMap, Look, Picture, RegionPrompt
 from onmodel.models.registry import ModelEntry
 
 side_limit = 8192
@@ -28,10 +28,12 @@ def picture(
     blobs: BlobReader,
     entry: ModelEntry,
     loras: Sequence[tuple[tuple[str, float], ...]] = (),
+    looks: Sequence[Look | None] = (),
 ) -> Picture:
     """Everything the family needs for one keyframe. Raises RequestProblem.
 
     loras: for each of the request's characters, the (adapter, weight) that act in its region.
+    looks: for each the portraits that hold it there.
     """
     from onmodel.generate.regions import character_prompt
 
@@ -53,11 +55,12 @@ def picture(
     regions = []
     for i, c in enumerate(request.get("characters", [])):
         own = loras[i] if loras else ()
+        look = looks[i] if looks else None
         prompt = character_prompt(c.get("trigger", ""), c["noun"], c.get("prompt", ""))
         what = f"the mask of “{c['name']}”"
         mask = decode(blobs.read(c["mask"]), width, height, what, "L") >= 128
-        if (prompt or own) and mask.any():
-            regions.append(RegionPrompt(prompt, mask, own))
+        if (prompt or own or look) and mask.any():
+            regions.append(RegionPrompt(prompt, mask, own, look))
     return Picture(
         prompt=request["prompt"],
         negative=request.get("negative_prompt", ""),

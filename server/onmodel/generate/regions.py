@@ -21,10 +21,13 @@ its region needs a copy of the shot's (and of the negative) prompt with its own:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from onmodel.generate.image_tokens import ImageTokens
 
 seen_share = 0.2
 """How much of an image token's area a character's mask covers when the token sees its prompt."""
@@ -142,6 +145,7 @@ class RegionalAttnProcessor:
     Given to a model with `set_attn_processor`; the regions of a call travel in its
     `cross_attention_kwargs={"regions": Regions | None}`, so nothing is kept between calls and two
     threads never share state. Self-attention, and calls without regions, are the stock attention.
+    A UNet's call may have "image_tokens" too: characters that are held by their portraits.
 
     plain: compute softmax(QK)V step by step instead of with the fused kernel. None: plain where
         gradients are wanted on a CPU, whose fused kernel is slow backwards; else fused.
@@ -158,6 +162,7 @@ class RegionalAttnProcessor:
         attention_mask: torch.Tensor | None = None,
         temb: torch.Tensor | None = None,
         regions: Regions | None = None,
+        image_tokens: ImageTokens | None = None,
     ) -> torch.Tensor:
         if attn.spatial_norm is not None or attn.group_norm is not None:
             raise ValueError("RegionalAttnProcessor is for transformer blocks only.")
@@ -186,6 +191,8 @@ class RegionalAttnProcessor:
         else:
             out = F.scaled_dot_product_attention(query, key, value, bias, scale=attn.scale)
         out = out.transpose(1, 2).reshape(batch, tokens, -1)
+        if image_tokens is not None and encoder_hidden_states is not None:
+            out = image_tokens.add(attn, query, attn.scale, out)
         out = attn.to_out[1](attn.to_out[0](out))
         if attn.residual_connection:
             out = out + hidden_states

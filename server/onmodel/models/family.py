@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from onmodel.generate import regional_settings
 from onmodel.generate.regional_settings import RegionalSettings
+from onmodel.models.errors import ModelError
 from onmodel.models.memory import Place, synchronize
 from onmodel.models.registry import ModelEntry
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
     from onmodel.generate.regional_loras import RegionalLayers
+    from onmodel.models.ip_adapter_file import AdapterEntry
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,22 @@ class ControlMap:
     end: float = 1.0
 
 
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Portraits that hold a character through the family's IP-Adapter (`Family.use_adapter`).
+
+    key: equal for equal portraits. portraits: (H, W, 3) uint8 RGB each, at least one; for a FaceID
+    adapter their faces' embeddings, (d,) float32. weight: of what they add, not 0.
+    """
+
+    key: tuple[str, ...]
+    portraits: tuple[np.ndarray, ...]
+    weight: float
+
+
 @dataclass(frozen=True)
 class RegionPrompt:
-    """A character's prompt, where it holds, and the LoRAs that act there.
+    """A character's prompt, where it holds, and the LoRAs and portraits that act there.
 
     mask: (H, W) bool of canvas size. loras: (adapter, weight), sorted by adapter; the adapters are
     on the model and bound to regions (`LoraShelf.use`).
@@ -49,6 +64,7 @@ class RegionPrompt:
     prompt: str
     mask: np.ndarray
     loras: tuple[tuple[str, float], ...] = ()
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +72,8 @@ class Picture:
     """Everything a family needs to draw one picture, images decoded. Sizes in pixels.
 
     loras: (adapter, weight), sorted by adapter, that act on the whole of this picture and on its
-    prompts, as if no other LoRA were bound; the adapters are bound to regions (`LoraShelf.use`). A
-    picture has either these or regions.
+    prompts, as if no other LoRA were bound; the adapters are bound to regions (`LoraShelf.use`).
+    look: portraits that act on the whole of it. A picture has either these or regions.
     """
 
     prompt: str
@@ -68,6 +84,7 @@ class Picture:
     maps: Sequence[ControlMap] = ()
     regions: Sequence[RegionPrompt] = ()
     loras: tuple[tuple[str, float], ...] = ()
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +185,17 @@ class Family(ABC):
 
         Names with dots are diffusers', names with underscores kohya's.
         """
+
+    def use_adapter(self, adapter: AdapterEntry | None) -> None:
+        """Have this IP-Adapter loaded for pictures with looks; None lets it go.
+
+        Raises ModelError for one that does not fit, or from a family that takes none.
+        """
+        if adapter is not None:
+            raise ModelError(
+                f"“{self.entry.name}” cannot hold characters by an IP-Adapter.",
+                "Use a LoRA for them, or choose an SDXL model.",
+            )
 
     @abstractmethod
     def forget_text(self) -> None:

@@ -5,6 +5,7 @@ Folders, under the data folder (environment ONMODEL_HOME, else the platform's pl
     models/      hub-layout folders (model_index.json), single .safetensors checkpoints
     controlnet/  union ControlNets: folders with config.json, or single .safetensors files
     loras/       LoRA files, also in folders of their own
+    ip-adapter/  IP-Adapters and their picture encoders, see ip_adapter_file.py
 Further model folders: environment ONMODEL_MODELS, separated as in PATH. A hub cache
 (models--org--name) is understood in any of them. The embedded model "rehearsal" comes with the
 package. A model folder may hold `onmodel.json` with any of: title, native_pixels, multiple,
@@ -24,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from onmodel.jobs.folders import default_data_folder
-from onmodel.models import lora_file, schedulers
+from onmodel.models import ip_adapter_file, lora_file, schedulers
 from onmodel.models.errors import ModelError
 from onmodel.models.hashes import HashCache
+from onmodel.models.ip_adapter_file import AdapterEntry
 from onmodel.models.probe import Found, probe_controlnet, probe_file, probe_folder
 
 log = logging.getLogger(__name__)
@@ -116,6 +118,7 @@ class Registry:
         self.model_folders = [self.data / "models", *extra]
         self.lora_folder = self.data / "loras"
         self.controlnet_folder = self.data / "controlnet"
+        self.adapter_folder = self.data / ip_adapter_file.folder_name
         self.embedded = embedded
         self.problems: dict[str, str] = {}
         self._hashes = HashCache(self.data / "cache" / "hashes.json")
@@ -191,6 +194,17 @@ class Registry:
             f"There is no LoRA “{name}” here. LoRAs found: {names}.",
             f"Put {name}.safetensors into {self.lora_folder}, or take the LoRA out of the shot.",
         )
+
+    def adapters(self) -> list[AdapterEntry]:
+        """All IP-Adapters, also those with a problem."""
+        found = ip_adapter_file.find(self.adapter_folder, self._hashes.of)
+        self._hashes.save()
+        return found
+
+    def find_adapter(self, model: ModelEntry) -> AdapterEntry:
+        """The IP-Adapter that holds characters of this model's drawings. Raises ModelError."""
+        width = model.found.context_width
+        return ip_adapter_file.choose(self.adapters(), model.name, model.family, width)
 
     def _candidates(self) -> Iterable[tuple[str, Path]]:
         for folder in self.model_folders:

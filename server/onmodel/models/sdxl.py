@@ -18,7 +18,9 @@ from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regions import token_shares, use_regions
 from onmodel.models import lora_names, memory, sdxl_text
 from onmodel.models.errors import ModelError
-from onmodel.models.family import Clock, Family, Picture, Prepared, RegionPrompt, Site
+from onmodel.models.family import Clock, Family, Look, Picture, Prepared, RegionPrompt, Site
+from onmodel.models.ip_adapter import IPAdapter, LookTokens
+from onmodel.models.ip_adapter_file import AdapterEntry
 from onmodel.models.memory import Place
 from onmodel.models.once_embedded import embed_once
 from onmodel.models.preview import LinearPreview
@@ -28,6 +30,7 @@ from onmodel.models.sdxl_batch import Batch, Control, Embedding, PictureText
 from onmodel.models.sdxl_parts import Parts, load_parts
 
 text_cache_size = 256
+look_cache_size = 64
 
 
 class SDXL(Family):
@@ -46,7 +49,9 @@ class SDXL(Family):
         self.dtype: torch.dtype = parts.unet.dtype
         self.latent_scale = 2 ** (len(parts.vae.config.block_out_channels) - 1)
         self.regional = RegionalLayers(self.components)
+        self.adapter: IPAdapter | None = None
         self._texts: OrderedDict[tuple[str, Cast], Embedding] = OrderedDict()
+        self._looks: OrderedDict[tuple[str, ...], LookTokens] = OrderedDict()
         self._sites = lora_names.sdxl_sites(self.components)
         use_regions(parts.unet)
         if parts.controlnet is not None:
@@ -68,7 +73,8 @@ class SDXL(Family):
 
     def _modules(self) -> list[nn.Module]:
         p = self.parts
-        return [m for m in (p.unet, p.vae, p.controlnet, *p.text_encoders) if m is not None]
+        held = self.adapter.modules if self.adapter else []
+        return [m for m in (p.unet, p.vae, p.controlnet, *p.text_encoders, *held) if m is not None]
 
     @contextmanager
     def _at_work(self, *modules: nn.Module | None) -> Iterator[None]:
@@ -120,6 +126,36 @@ class SDXL(Family):
             return Embedding(torch.zeros_like(first), torch.zeros_like(like.pooled))
         return self.embed(text, cast)
 
+    # Portraits
+
+    def use_adapter(self, adapter: AdapterEntry | None) -> None:
+        if self.adapter is not None and adapter != self.adapter.entry:
+            self.adapter = None
+            self._looks.clear()
+            memory.free_cache(self.place)
+        if adapter is None or self.adapter is not None:
+            return
+        self.adapter = IPAdapter.load(adapter, self.parts.unet, self.dtype, self.entry.name)
+        if not self.place.offload:
+            for module in self.adapter.modules:
+                module.to(self.place.device)
+
+    @torch.inference_mode()
+    def look_tokens(self, look: Look) -> LookTokens:
+        """A character's image tokens, from the cache where its portraits are known."""
+        if self.adapter is None:
+            raise ValueError("A picture has looks, and no IP-Adapter is in use.")
+        if look.key not in self._looks:
+            with (
+                self._at_work(*self.adapter.modules),
+                self.clock.measure("portraits", self.place),
+            ):
+                self._looks[look.key] = self.adapter.look(look.portraits)
+            if len(self._looks) > look_cache_size:
+                self._looks.popitem(last=False)
+        self._looks.move_to_end(look.key)
+        return self._looks[look.key]
+
     # Sampling
 
     @torch.inference_mode()
@@ -139,7 +175,12 @@ class SDXL(Family):
             casts = [r.loras for r in parts]
             bound = [r for r in parts if r.loras]
             whole = len(bound) == 1 and bool(bound[0].mask.all())
-            texts.append(PictureText(shot, own, negative, casts, whole))
+            looks = [
+                (i, r.look.weight, self.look_tokens(r.look))
+                for i, r in enumerate(parts)
+                if r.look is not None
+            ]
+            texts.append(PictureText(shot, own, negative, casts, whole, looks))
         size = (first.height // self.latent_scale, first.width // self.latent_scale)
         shares = torch.zeros(len(pictures), max(1, *(len(parts) for parts in regions)), *size)
         for row, parts in enumerate(regions):
@@ -155,6 +196,7 @@ class SDXL(Family):
             guidance,
             regional,
             self.regional,
+            self.adapter,
         )
 
     def _controls(self, pictures: Sequence[Picture]) -> list[Control]:
@@ -187,7 +229,9 @@ class SDXL(Family):
     ) -> torch.Tensor:
         assert isinstance(prepared, Batch)
         with (
-            self._at_work(self.parts.unet, self.parts.controlnet),
+            self._at_work(
+                self.parts.unet, self.parts.controlnet, self.adapter.body if self.adapter else None
+            ),
             self.clock.measure("denoise", self.place),
         ):
             x = latents.to(self.dtype)
@@ -196,12 +240,12 @@ class SDXL(Family):
             residuals = self._control_residuals(prepared, x, timestep, progress)
             if prepared.blend is None:
                 with self.regional.acting(prepared.plan(progress)):
-                    out = self._unet(prepared, x, timestep, residuals, None)
+                    out = self._unet(prepared, x, timestep, residuals, None, progress)
             else:
 
                 def call(rows: list[int], plan: Plan) -> torch.Tensor:
                     with self.regional.acting(plan):
-                        return self._unet(prepared, x, timestep, residuals, rows)
+                        return self._unet(prepared, x, timestep, residuals, rows, progress)
 
                 out = prepared.blend.draw(call, progress)
             if prepared.guided:
@@ -216,6 +260,7 @@ class SDXL(Family):
         timestep: torch.Tensor,
         residuals: dict[str, Any],
         rows: list[int] | None,
+        progress: float,
     ) -> torch.Tensor:
         """The UNet's output, float32, for all rows of a batch or for these."""
         keys, conditions, regions = batch.keys, batch.conditions, batch.regions
@@ -226,12 +271,15 @@ class SDXL(Family):
                 name: value[rows] if torch.is_tensor(value) else [v[rows] for v in value]
                 for name, value in residuals.items()
             }
+        attention: dict[str, Any] = {"regions": regions}
+        if (held := batch.image_tokens(progress, rows)) is not None:
+            attention["image_tokens"] = held
         out: torch.Tensor = self.parts.unet(
             x,
             timestep,
             encoder_hidden_states=keys,
             added_cond_kwargs=conditions,
-            cross_attention_kwargs={"regions": regions},
+            cross_attention_kwargs=attention,
             return_dict=False,
             **residuals,
         )[0]
@@ -311,15 +359,17 @@ class SDXL(Family):
         self.regional.detach()
         self.components = {}
         self._texts.clear()
+        self._looks.clear()
+        self.adapter = None
         del self.parts
         memory.free_cache(self.place)
 
 
 def _regions(picture: Picture) -> Sequence[RegionPrompt]:
-    """A picture's regions; for LoRAs of all of it, one region that covers it."""
-    if not picture.loras:
+    """A picture's regions; for LoRAs or a look of all of it, one region that covers it."""
+    if not picture.loras and picture.look is None:
         return picture.regions
     if picture.regions:
-        raise ValueError("A picture has either LoRAs of its own or regions.")
+        raise ValueError("A picture has either LoRAs or a look of its own, or regions.")
     whole = np.ones((picture.height, picture.width), bool)
-    return [RegionPrompt("", whole, picture.loras)]
+    return [RegionPrompt("", whole, picture.loras, picture.look)]

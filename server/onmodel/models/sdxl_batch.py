@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
+from onmodel.generate.image_tokens import Held, ImageTokens
 from onmodel.generate.regional_loras import Cast, Fields, Plan, RegionalLayers, Rows
 from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regional_ways import Blend
 from onmodel.generate.regions import Regions, join_prompts, token_grids
 from onmodel.models.family import Prepared
+from onmodel.models.ip_adapter import IPAdapter, LookTokens
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class PictureText:
     """A picture's prompts and cast.
 
     own: keys of each region's prompt, (L, D), L = 0 for none. casts: each region's LoRAs.
-    whole: the one region that has LoRAs covers the whole picture.
+    whole: the one region that has LoRAs covers the whole picture. looks: of the regions that are
+    held by portraits: number, weight, image tokens.
     """
 
     shot: Embedding
@@ -48,6 +51,7 @@ class PictureText:
     negative: Embedding
     casts: list[Cast]
     whole: bool
+    looks: list[tuple[int, float, LookTokens]]
 
 
 class Batch(Prepared):
@@ -67,7 +71,9 @@ class Batch(Prepared):
         guidance: float,
         settings: RegionalSettings,
         regional: RegionalLayers,
+        adapter: IPAdapter | None,
     ) -> None:
+        self.adapter = adapter
         self.pictures = pictures
         self.shares = shares
         self.controls = controls
@@ -124,6 +130,22 @@ class Batch(Prepared):
         self.time_ids = self.keys.new_tensor([ids]).expand(len(rows), -1)
         self.features = [torch.cat([c.features] * twice) for c in self.controls]
         self._bind(shares, segments, fast)
+        self._hold(shares)
+
+    def _hold(self, shares: torch.Tensor) -> None:
+        """The image tokens of the regions that are held by portraits."""
+        first = len(self.pictures) if self.guided else 0
+        held = []
+        for b, picture in enumerate(self.pictures):
+            for region, weight, look in picture.looks:
+                held.append(Held(first + b, region, weight, look.shown))
+                if self.guided:
+                    held.append(Held(b, region, weight, look.empty))
+        self._image_tokens: ImageTokens | None = None
+        self._image_parts: dict[tuple[int, ...], ImageTokens | None] = {}
+        if held:
+            assert self.adapter is not None
+            self._image_tokens = ImageTokens(self.adapter, held, shares, self.settings)
 
     def _bind(self, shares: torch.Tensor, segments: torch.Tensor, fast: bool) -> None:
         """Where the regional LoRAs act: by fields, on whole rows, or in passes that are blended."""
@@ -159,6 +181,17 @@ class Batch(Prepared):
         if self.regions is not None and tuple(rows) not in self._parts:
             self._parts[tuple(rows)] = self.regions.rows(rows)
         return self._parts.get(tuple(rows))
+
+    def image_tokens(self, progress: float, rows: list[int] | None) -> ImageTokens | None:
+        """The image tokens of all rows or of these, at this part of the steps."""
+        found = self._image_tokens
+        if found is not None and rows is not None:
+            if tuple(rows) not in self._image_parts:
+                self._image_parts[tuple(rows)] = found.rows(rows)
+            found = self._image_parts[tuple(rows)]
+        if found is not None:
+            found.grown = self.settings.grown_at(progress)
+        return found
 
     @property
     def conditions(self) -> dict[str, torch.Tensor]:
