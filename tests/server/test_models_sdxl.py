@@ -189,12 +189,12 @@ def test_damaged_weights_are_a_sentence(data, blobs, tmp_path):
         draw(make_artist(tmp_path), blobs, make_request(blobs))
 
 
-def test_flux_is_recognised_and_refused(blobs, tmp_path):
+def test_flux_in_one_file_is_recognised_and_refused(blobs, tmp_path):
     (tmp_path / "models").mkdir()
     header = {"double_blocks.0.img_attn.qkv.weight": lora_files.entry([4], 0, 16)}
     lora_files.raw(tmp_path / "models" / "flux.safetensors", header, bytes(16))
     request = make_request(blobs, model="flux", maps=[], characters=[])
-    with pytest.raises(DrawError, match="cannot draw with yet"):
+    with pytest.raises(DrawError, match="in one file"):
         draw(make_artist(tmp_path), blobs, request | {"canvas": big_canvas()})
 
 

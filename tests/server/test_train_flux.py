@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 from onmodel.models import lora_file
+from onmodel.models.flux_tokens import pack, token_places, unpack
 from onmodel.train import engine
-from onmodel.train.family_flux import pack, token_places, unpack
 from onmodel.train.folder import read_metrics
 from onmodel.train.plan import BasePlan, PlanError, TrainingPlan
 

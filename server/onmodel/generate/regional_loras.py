@@ -7,6 +7,8 @@ place of the picture, by weight * (the part of the place that the character cove
     a pixel of the output, in convolutions                              (B, C, h, w)
     a text key, in cross-attention's to_k and to_v: 1 on the keys that only the character's own
     tokens see (`Regions.own`), 0 on all others                         (B, L, D)
+    a text token of Flux, in its layers for text: 1 in the character's own prompt, 0 in all others
+    any token, in Flux's layers over text and image: as above           (B, L + N, C)
 A resnet's time_emb_proj gives one vector for the whole picture, which is then added everywhere;
 its delta is added where the sum is complete, before norm2, and so has places too. Embeddings of
 the time step and of added conditions have none: the fast way cannot bind a LoRA of theirs.
@@ -36,12 +38,15 @@ from torch import nn
 
 from onmodel.generate.regional_masks import at_level, feathered
 from onmodel.generate.regional_settings import RegionalSettings
+from onmodel.models.family import denoisers
 
 Cast = tuple[tuple[str, float], ...]
 """The LoRAs of a region: (adapter, weight), sorted by adapter."""
 
 Place = tuple[str, str]
 """A module that holds an adapter: component ("unet", "text_encoder"…) and path in it."""
+
+_flux_text = (".add_q_proj", ".add_k_proj", ".add_v_proj", ".to_add_out")
 
 
 class Plan(Protocol):
@@ -55,8 +60,9 @@ class Plan(Protocol):
 class Part:
     """The regional adapters of one layer.
 
-    kind: "tokens", "keys", "space", "time", or "rows" where only whole rows of a batch can be
-    told apart. signature: for each adapter here, its place in the cast and alpha/rank.
+    kind: "tokens", "keys", "joint" (keys, then tokens), "space", "time", or "rows" where only
+    whole rows of a batch can be told apart. signature: for each adapter here, its place in the
+    cast and alpha/rank.
     """
 
     layer: Any
@@ -105,7 +111,7 @@ class RegionalLayers:
         self.text: frozenset[str] = frozenset()
         """The adapters that touch a text encoder."""
         self.kinds: frozenset[str] = frozenset()
-        """The kinds of the UNet's parts that hold an adapter."""
+        """The kinds of the denoiser's parts that hold an adapter."""
 
     def attach(self, adapters: Mapping[str, Sequence[Place]]) -> None:
         """Make exactly these adapters regional. They are on the model, and not active in peft."""
@@ -125,12 +131,12 @@ class RegionalLayers:
             scales = [layer.lora_alpha[n] / layer.r[n] for n in names]
             signature = tuple(zip([order[n] for n in names], scales, strict=True))
             self._hook(model, path, Part(layer, kind, tuple(names), signature))
-            if component == "unet":
+            if component in denoisers:
                 kinds.add(kind)
         self.names = tuple(adapters)
         self.kinds = frozenset(kinds)
         self.text = frozenset(
-            n for n, places in adapters.items() if any(c != "unet" for c, _ in places)
+            n for n, places in adapters.items() if any(c not in denoisers for c, _ in places)
         )
 
     def detach(self) -> None:
@@ -174,7 +180,9 @@ class RegionalLayers:
 
 
 def _kind(component: str, path: str, model: nn.Module, layer: Any) -> str:
-    """What the places of a layer's output are. The paths are those of diffusers' 2D UNets."""
+    """What the places of a layer's output are. The paths are those of diffusers' models."""
+    if component == "transformer":
+        return _flux_kind(path)
     if component != "unet":
         return "rows"
     if isinstance(layer.get_base_layer(), nn.Conv2d):
@@ -185,6 +193,31 @@ def _kind(component: str, path: str, model: nn.Module, layer: Any) -> str:
         resnet: Any = model.get_submodule(path.rpartition(".")[0])
         return "time" if resnet.time_embedding_norm == "default" else "rows"
     return "tokens" if ".attentions." in path else "rows"
+
+
+def _flux_kind(path: str) -> str:
+    """Flux's layers: of the image, of the text, of both in one sequence, or of the time step."""
+    if path in ("x_embedder", "proj_out"):
+        return "tokens"
+    if path == "context_embedder":
+        return "keys"
+    if ".norm" in path or "transformer_blocks." not in path:
+        return "rows"
+    if path.startswith("single_"):
+        return "joint"
+    return "keys" if ".ff_context." in path or path.endswith(_flux_text) else "tokens"
+
+
+def weight_table(
+    casts: Sequence[Sequence[Cast]], names: Sequence[str], regions: int
+) -> torch.Tensor:
+    """(B, R, A): the weight of each adapter in each region. casts: for each row, its regions'."""
+    weights = torch.zeros(len(casts), regions, len(names))
+    for b, row in enumerate(casts):
+        for r, cast in enumerate(row):
+            for name, weight in cast:
+                weights[b, r, names.index(name)] = weight
+    return weights
 
 
 @dataclass(frozen=True)
@@ -210,7 +243,8 @@ class Fields:
     """The fast way: each adapter's factor at every place of one batch.
 
     shares: (B, R, h, w), the part of each latent cell that region r covers. weights: (B, R, A), of
-    adapter a in region r. segments: (B, L), as `Regions` has them. grown: set before each step.
+    adapter a in region r. segments: (B, L), as `Regions` has them. shot: (B, A), of adapter a on
+    the shot's prompt; None: none acts there. grown: set before each step.
     """
 
     def __init__(
@@ -221,6 +255,7 @@ class Fields:
         grids: Mapping[int, tuple[int, int]],
         settings: RegionalSettings,
         dtype: torch.dtype,
+        shot: torch.Tensor | None = None,
     ) -> None:
         self.grown = False
         self._settings = settings
@@ -230,7 +265,8 @@ class Fields:
         self._dtype = dtype
         # Row 0, the shot's prompt, and the last, padding (-1), belong to no character.
         nobody = self._weights.new_zeros(weights.shape[0], 1, weights.shape[2])
-        table = torch.cat([nobody, self._weights, nobody], 1)
+        first = nobody if shot is None else shot.to(nobody)[:, None]
+        table = torch.cat([first, self._weights, nobody], 1)
         index = (segments % table.shape[1])[..., None].expand(-1, -1, table.shape[2])
         self._keys = torch.gather(table, 1, index)
         self._levels: dict[tuple[bool, int], torch.Tensor] = {}
@@ -238,7 +274,7 @@ class Fields:
 
     def add(self, part: Part, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         down, up = part.matrices(x.device)
-        if part.kind == "tokens" or part.kind == "keys":
+        if part.kind in ("tokens", "keys", "joint"):
             tokens = x.shape[1]
             inner = F.linear(x, down).view(x.shape[0], tokens, len(part.names), -1)
             inner = inner * self._factor(part, tokens)
@@ -264,10 +300,16 @@ class Fields:
         (B, places, A, 1) for tokens and keys, (B, A, 1, h, w) for pictures.
         """
         spatial = part.kind in ("space", "time")
-        kind = "keys" if part.kind == "keys" else "space" if spatial else "tokens"
+        kind = "space" if spatial else part.kind
         key = (kind, self.grown, places, part.signature)
         if key not in self._factors:
-            field = self._keys if kind == "keys" else self._level(places)
+            if kind == "keys":
+                field = self._keys
+            elif kind == "joint":
+                image = self._level(places - self._keys.shape[1])
+                field = torch.cat([self._keys, image], 1)
+            else:
+                field = self._level(places)
             chosen = field[..., [i for i, _ in part.signature]]
             chosen = chosen * chosen.new_tensor([scale for _, scale in part.signature])
             if spatial:

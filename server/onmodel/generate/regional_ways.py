@@ -12,6 +12,7 @@ Both cost as many forwards as there are sets, and one more.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -84,3 +85,15 @@ class Blend:
         shares = self._shares[int(self._settings.grown_at(progress))]
         blended = outs.new_zeros(self._count, *outs.shape[1:], dtype=torch.float32)
         return blended.index_add_(0, self._rows, outs.float() * shares)
+
+
+def whole_runs(casts: Sequence[Sequence[Cast]]) -> list[tuple[slice, Cast]]:
+    """Neighbouring rows with the same LoRAs, where a region covers its whole picture. casts: for
+    each row, its regions' LoRAs, of which at most one has any."""
+    sets = [next((cast for cast in row if cast), ()) for row in casts]
+    runs, at = [], 0
+    for cast, group in itertools.groupby(sets):
+        count = len(list(group))
+        runs.append((slice(at, at + count), cast))
+        at += count
+    return runs

@@ -129,8 +129,8 @@ class _Run:
         self.schedulers = [schedulers.make(settings.preset, config) for _ in rows]
         # CPU generators: a seed means the same noise on every device.
         self.generators = [torch.Generator().manual_seed(p.seed) for p in pictures]
-        for scheduler in self.schedulers:
-            _set_steps(scheduler, settings, family.place.device)
+        for scheduler, picture in zip(self.schedulers, pictures, strict=True):
+            _set_steps(family, scheduler, settings, picture)
         self.timesteps = self.schedulers[0].timesteps
         noise = torch.cat(
             [
@@ -163,7 +163,7 @@ class _Run:
         assert self.start is not None
         t = self.timesteps[i : i + 1]
         parts = [
-            scheduler.add_noise(self.start.latents[b : b + 1], self.first_noise[b : b + 1], t)
+            _add_noise(scheduler, self.start.latents[b : b + 1], self.first_noise[b : b + 1], t)
             for b, scheduler in enumerate(self.schedulers)
         ]
         return torch.cat(parts)
@@ -212,10 +212,10 @@ class _Run:
             self.latents = known * (1 - mask) + self.latents * mask
 
 
-def _set_steps(scheduler: Any, settings: Settings, device: str) -> None:
+def _set_steps(family: Family, scheduler: Any, settings: Settings, picture: Picture) -> None:
     """Some schedulers cannot do every number of steps (LCM: at most 50)."""
     try:
-        scheduler.set_timesteps(settings.steps, device=device)
+        family.set_steps(scheduler, settings.steps, picture.width, picture.height)
     except ValueError as error:
         raise ModelError(
             f"The scheduler preset “{settings.preset}” cannot draw in {settings.steps} steps.",
@@ -225,6 +225,17 @@ def _set_steps(scheduler: Any, settings: Settings, device: str) -> None:
 
 def _rows(mask: torch.Tensor | None, rows: list[int]) -> torch.Tensor | None:
     return None if mask is None else mask[rows]
+
+
+def _add_noise(
+    scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor:
+    """Flow-matching schedulers call it otherwise, and know by themselves at which step they are."""
+    if hasattr(scheduler, "scale_noise"):
+        noisy: torch.Tensor = scheduler.scale_noise(clean, t, noise)
+    else:
+        noisy = scheduler.add_noise(clean, noise, t)
+    return noisy
 
 
 def _scale(scheduler: Any, latents: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -257,6 +268,9 @@ def _advance(
     clean = getattr(result, "pred_original_sample", None)
     if clean is None:
         clean = getattr(result, "denoised", None)
+    if clean is None and hasattr(scheduler, "scale_noise"):
+        # A flow's output is the direction from picture to noise.
+        clean = latents - scheduler.sigmas[scheduler.step_index - 1] * output
     if clean is None and getattr(scheduler.config, "algorithm_type", "").endswith("dpmsolver++"):
         clean = scheduler.model_outputs[-1]
     return following, following if clean is None else clean

@@ -31,8 +31,16 @@ _block = re.compile(r"(single_)?transformer_blocks\.(\d+)\.(.+)")
 
 
 def original(module: str) -> tuple[str, tuple[str, ...]]:
+    """What `find` gives. Raises ModelError for a module without a name in kohya's layout."""
+    found = find(module)
+    if found is None:
+        raise ModelError(f"“{module}” has no name in kohya's layout for Flux.")
+    return found
+
+
+def find(module: str) -> tuple[str, tuple[str, ...]] | None:
     """diffusers' path to kohya's name (with underscores), and the paths that are fused into that
-    module, in their order; only the path itself where nothing is fused. Raises ModelError."""
+    module, in their order; only the path itself where nothing is fused. None: it has no name."""
     match = _block.fullmatch(module)
     if match:
         single, number, rest = match.groups()
@@ -44,4 +52,4 @@ def original(module: str) -> tuple[str, tuple[str, ...]]:
             if rest in parts:
                 head = module.removesuffix(rest)
                 return f"{level}_{number}_{name}", tuple(head + part for part in parts)
-    raise ModelError(f"“{module}” has no name in kohya's layout for Flux.")
+    return None

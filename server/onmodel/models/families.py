@@ -17,8 +17,11 @@ def load(entry: ModelEntry, place: Place) -> Family:
         from onmodel.models.sdxl import SDXL
 
         return SDXL.load(entry, place)
+    if entry.family == "flux":
+        from onmodel.models.flux import Flux
+
+        return Flux.load(entry, place)
     raise ModelError(
-        f"“{entry.name}” is a {entry.family.capitalize()} model, which this version of Onmodel "
-        "recognises but cannot draw with yet.",
-        "Choose an SDXL model.",
+        f"“{entry.name}” is a {entry.family} model, which Onmodel cannot draw with.",
+        "Choose an SDXL or a Flux model.",
     )

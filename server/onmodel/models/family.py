@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the drawing code asks of a family of models (SDXL now; Flux fits the same places).
+"""What the drawing code asks of a family of models (SDXL, Flux).
 
 A family owns modules on a device. The sampler (`onmodel.generate.sampler`) owns the loop, the
 schedulers, progress and cancel; it sees latents as one tensor whose first axis is the picture, and
-never looks inside. For SDXL they are (B, C, h, w); for Flux they would be packed tokens (B, n, 64).
+never looks inside. For SDXL and Flux they are (B, C, h, w).
 """
 
 from __future__ import annotations
@@ -86,13 +86,32 @@ class Picture:
     loras: tuple[tuple[str, float], ...] = ()
     look: Look | None = None
 
+    def cast_regions(self) -> Sequence[RegionPrompt]:
+        """The regions; for LoRAs or a look of all of the picture, one region that covers it."""
+        if not self.loras and self.look is None:
+            return self.regions
+        if self.regions:
+            raise ValueError("A picture has either LoRAs or a look of its own, or regions.")
+        import numpy as np
+
+        whole = np.ones((self.height, self.width), bool)
+        return [RegionPrompt("", whole, self.loras, self.look)]
+
+
+denoisers = ("unet", "transformer")
+"""The components that denoise; the others encode text."""
+
 
 @dataclass(frozen=True)
 class Site:
-    """A module that a LoRA may act on. component: "unet", "text_encoder"…; module: its path."""
+    """A module that a LoRA may act on. component: "unet", "text_encoder"…; module: its path.
+
+    fused: where a file has one name for several modules, these, in the order of their outputs.
+    """
 
     component: str
     module: str
+    fused: tuple[str, ...] = ()
 
 
 @dataclass
@@ -154,6 +173,11 @@ class Family(ABC):
     def noise(self, generator: torch.Generator, width: int, height: int) -> torch.Tensor:
         """Standard normal noise (1, …) float32 for a picture, drawn from a CPU generator, so that
         a seed gives the same picture on every device and in every batch."""
+
+    def set_steps(self, scheduler: Any, steps: int, width: int, height: int) -> None:
+        """Tell a fresh scheduler how many steps a picture of that size is drawn in. Raises
+        ValueError for a number that it cannot do."""
+        scheduler.set_timesteps(steps, device=self.place.device)
 
     @abstractmethod
     def denoise(

@@ -232,6 +232,8 @@ def _family(header: safe.Header, pairs: list[Pair]) -> str:
         return "sdxl"
     if "stable-diffusion-v1" in spec or base.startswith("sd_v1"):
         return "sd1"
+    if any(p.module.startswith(("double_blocks_", "single_blocks_")) for p in pairs):
+        return "flux"
     widths = {
         p.inputs for p in pairs if "attn2" in p.module and p.module.endswith(("to_k", "to_v"))
     }

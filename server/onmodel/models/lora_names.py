@@ -4,7 +4,8 @@
 Built from the model itself, so that a name is known if and only if the module is there:
     diffusers   unet.down_blocks.1.attentions.0.….to_k, text_encoder.text_model.encoder.…
     kohya       the same with underscores, and the UNet in the original naming of SDXL's
-                checkpoints (input_blocks_4_1_transformer_blocks_0_attn1_to_k)
+                checkpoints (input_blocks_4_1_transformer_blocks_0_attn1_to_k), the transformer of
+                Flux in that of its original code (double_blocks_0_img_attn_qkv)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from onmodel.lora import flux_names
 from onmodel.models.family import Site
 
 _resnet = {
@@ -46,6 +48,29 @@ def sdxl_sites(components: dict[str, Any]) -> dict[str, Site]:
             for name in _names(component, path, model):
                 sites[f"{component}.{name}"] = site
                 sites[f"{component}.{name.replace('.', '_')}"] = site
+    return sites
+
+
+def flux_sites(components: dict[str, Any]) -> dict[str, Site]:
+    """The same for Flux: its transformer, CLIP and T5."""
+    import torch
+
+    sites: dict[str, Site] = {}
+    for component, model in components.items():
+        for path, module in model.named_modules():
+            if not isinstance(module, torch.nn.Linear):
+                continue
+            site = Site(component, path)
+            if component != "transformer":
+                for name in _names(component, path, model):
+                    sites[f"{component}.{name}"] = site
+                    sites[f"{component}.{name.replace('.', '_')}"] = site
+                continue
+            sites[f"transformer.{path}"] = site
+            kohya = flux_names.find(path)
+            if kohya is not None:
+                name, fused = kohya
+                sites[f"unet.{name}"] = Site(component, fused[0], fused)
     return sites
 
 

@@ -9,9 +9,10 @@ picture, through peft, or in regions, through `generate.regional_loras`; the ada
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +20,21 @@ import torch
 
 from onmodel.models import lora_file
 from onmodel.models.errors import ModelError
-from onmodel.models.family import Family, Site
+from onmodel.models.family import Family, Site, denoisers
 from onmodel.models.registry import LoraEntry
 
 log = logging.getLogger(__name__)
 
 warm_limit = 8
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What one module gets of a file. rows: of the upper matrix, whose other rows are those of
+    other modules, where the file knows several as one."""
+
+    pair: lora_file.Pair
+    rows: slice
 
 
 @dataclass
@@ -37,7 +47,7 @@ class _Adapter:
     @property
     def text(self) -> bool:
         """Whether it touches a text encoder."""
-        return any(component != "unet" for component, _ in self.layers)
+        return any(component not in denoisers for component, _ in self.layers)
 
 
 class LoraShelf:
@@ -141,20 +151,20 @@ class LoraShelf:
         self,
         adapter: _Adapter,
         checked: lora_file.LoraFile,
-        targets: dict[str, dict[str, lora_file.Pair]],
+        targets: dict[str, dict[str, _Target]],
     ) -> None:
         from peft import LoraConfig, inject_adapter_in_model
         from safetensors import safe_open
 
         with safe_open(str(checked.path), framework="pt") as file:
-            for component, pairs in targets.items():
+            for component, parts in targets.items():
                 model = self._family.components[component]
-                ranks = {path: pair.rank for path, pair in pairs.items()}
+                ranks = {path: target.pair.rank for path, target in parts.items()}
                 common = max(set(ranks.values()), key=list(ranks.values()).count)
                 config = LoraConfig(
                     r=common,
                     lora_alpha=common,
-                    target_modules=list(ranks),
+                    target_modules=_exactly(ranks),
                     rank_pattern={p: r for p, r in ranks.items() if r != common},
                     init_lora_weights=False,
                 )
@@ -162,17 +172,18 @@ class LoraShelf:
                     # peft warns of a second adapter, which is what a shelf is for.
                     warnings.filterwarnings("ignore", "Already found a `peft_config`")
                     inject_adapter_in_model(config, model, adapter.name, low_cpu_mem_usage=True)
-                for path, pair in pairs.items():
+                for path, target in parts.items():
                     layer = model.get_submodule(path)
-                    _fill(layer, adapter.name, file, pair, checked)
+                    _fill(layer, adapter.name, file, target, checked)
                     adapter.layers[component, path] = layer
 
     def _targets(
         self, entry: LoraEntry, checked: lora_file.LoraFile
-    ) -> dict[str, dict[str, lora_file.Pair]]:
-        """For each component, module path to pair. Raises ModelError where one does not fit."""
+    ) -> dict[str, dict[str, _Target]]:
+        """For each component, module path to what it gets. Raises ModelError where one does not
+        fit."""
         sites = self._family.lora_sites()
-        targets: dict[str, dict[str, lora_file.Pair]] = {}
+        targets: dict[str, dict[str, _Target]] = {}
         for pair in checked.pairs:
             site = sites.get(f"{pair.component}.{pair.module}")
             if site is None:
@@ -182,14 +193,18 @@ class LoraShelf:
                     "Use a LoRA that was trained for this kind of model.",
                 )
             self._check_sizes(entry, pair, site)
-            targets.setdefault(site.component, {})[site.module] = pair
+            at = 0
+            for module in site.fused or (site.module,):
+                outputs = self._weight(site.component, module).shape[0]
+                target = _Target(pair, slice(at, at + outputs))
+                targets.setdefault(site.component, {})[module] = target
+                at += outputs
         return targets
 
     def _check_sizes(self, entry: LoraEntry, pair: lora_file.Pair, site: Site) -> None:
-        module = self._family.components[site.component].get_submodule(site.module)
-        base = getattr(module, "base_layer", module)
-        outputs, inputs = base.weight.shape[:2]
-        kernel = tuple(base.weight.shape[2:])
+        weights = [self._weight(site.component, m) for m in site.fused or (site.module,)]
+        outputs, inputs = sum(w.shape[0] for w in weights), weights[0].shape[1]
+        kernel = tuple(weights[0].shape[2:])
         # A 1x1 convolution and a linear layer are the same, and files have either.
         fits = pair.kernel == kernel or {pair.kernel, kernel} <= {(), (1, 1)}
         if (inputs, outputs) != (pair.inputs, pair.outputs) or not fits:
@@ -200,18 +215,33 @@ class LoraShelf:
                 "Use a LoRA that was trained for this kind of model.",
             )
 
+    def _weight(self, component: str, path: str) -> torch.Tensor:
+        """The weight of a module, under its adapters."""
+        module = self._family.components[component].get_submodule(path)
+        weight: torch.Tensor = getattr(module, "base_layer", module).weight
+        return weight
+
 
 _family_names = {"sdxl": "SDXL", "flux": "Flux", "sd1": "Stable Diffusion 1"}
 
 
-def _fill(
-    layer: Any, name: str, file: Any, pair: lora_file.Pair, checked: lora_file.LoraFile
-) -> None:
+def _exactly(paths: Iterable[str]) -> list[str] | str:
+    """Modules as peft takes them: names, which it also finds at the end of longer ones, or, where
+    that would be wrong (Flux's own `proj_out` and its blocks'), an expression."""
+    names = list(paths)
+    if "proj_out" not in names:
+        return names
+    return "|".join(re.escape(name) for name in names)
+
+
+def _fill(layer: Any, name: str, file: Any, target: _Target, checked: lora_file.LoraFile) -> None:
     """Put the file's matrices into a fresh peft layer, on its base layer's device."""
-    base = layer.get_base_layer().weight
+    base, pair = layer.get_base_layer().weight, target.pair
     for side, key in ((layer.lora_A, pair.down), (layer.lora_B, pair.up)):
         value = file.get_tensor(key).to(base.device, base.dtype)
         module = side[name]
+        if key == pair.up and len(base) != pair.outputs:
+            value = value[target.rows].clone()
         value = value.reshape(module.weight.shape)
         module.weight = torch.nn.Parameter(value, requires_grad=False)
     alpha = lora_file.alpha(checked, pair, file)

@@ -36,10 +36,10 @@ class LinearPreview:
         size; a fixed seed, so that it is the same every time.
         """
         vae = family.parts.vae
-        if list(vae.config.block_out_channels) == _sdxl_vae_widths:
+        widths, channels = list(vae.config.block_out_channels), vae.config.latent_channels
+        if widths == _sdxl_vae_widths and channels == len(_sdxl_factors):
             return cls(torch.tensor(_sdxl_factors), torch.tensor(_sdxl_offset))
         generator = torch.Generator().manual_seed(0)
-        channels = vae.config.latent_channels
         coarse = torch.randn(2, channels, 4, 4, generator=generator)
         latents = torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
         images = family.decode(latents.to(family.place.device))

@@ -24,6 +24,7 @@ class Found:
     path: a folder in the hub's layout, or one checkpoint file, whose configuration is `config`.
     weights: the files that make up its hash. context_width: of the text embeddings.
     scheduler: the model's own scheduler configuration. native_pixels: area it was trained at.
+    steps, guidance: usual for its kind; None where the registry's defaults do.
     """
 
     path: Path
@@ -35,6 +36,8 @@ class Found:
     context_width: int
     scheduler: dict[str, Any] = field(default_factory=dict)
     title: str = ""
+    steps: int | None = None
+    guidance: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def probe_folder(path: Path) -> Found:
     if kind.startswith("StableDiffusionXL"):
         return _sdxl(path, path, weights)
     if kind.startswith("Flux"):
-        return _flux(path, path, weights)
+        return _flux_folder(path, weights)
     raise ModelError(f"{path.name} is a {kind or 'model of an unknown kind'}, not SDXL or Flux.")
 
 
@@ -79,7 +82,8 @@ def probe_file(path: Path) -> Found:
     if "conditioner.embedders.1.model.ln_final.weight" in shapes:
         return _sdxl_file(path, shapes, title)
     if any(f"{p}double_blocks.0.img_attn.qkv.weight" in shapes for p in ("", prefix)):
-        return _flux(path, configs_folder / "flux", (path,), title)
+        dev = any(name.endswith("guidance_in.in_layer.weight") for name in shapes)
+        return _flux(path, path.with_suffix(""), (path,), dev, title)
     if f"{prefix}input_blocks.0.0.weight" in shapes:
         if "conditioner.embedders.0.model.ln_final.weight" in shapes:
             raise ModelError(f"“{path.name}” is the SDXL refiner; only base models can draw.")
@@ -166,6 +170,39 @@ def _sdxl(
     return Found(path, "sdxl", config, weights, side * side, multiple, width, scheduler, title)
 
 
-def _flux(path: Path, config: Path, weights: tuple[Path, ...], title: str = "") -> Found:
-    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-    return Found(path, "flux", config, weights, 1024 * 1024, 16, 4096, scheduler, title)
+def _flux_folder(path: Path, weights: tuple[Path, ...]) -> Found:
+    transformer = read_json(path / "transformer" / "config.json")
+    file = path / "scheduler" / "scheduler_config.json"
+    scheduler = read_json(file) if file.is_file() else None
+    dev = bool(transformer.get("guidance_embeds"))
+    return _flux(path, path, weights, dev, "", scheduler)
+
+
+def _flux(
+    path: Path,
+    config: Path,
+    weights: tuple[Path, ...],
+    dev: bool,
+    title: str = "",
+    scheduler: dict[str, Any] | None = None,
+) -> Found:
+    """dev: it is told its guidance, as FLUX.1 dev is, and is not distilled to four steps."""
+    scheduler = scheduler or {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "use_dynamic_shifting": dev,
+        "shift": 3.0 if dev else 1.0,
+    }
+    steps, guidance = (28, 3.5) if dev else (4, 1.0)
+    return Found(
+        path,
+        "flux",
+        config,
+        weights,
+        native_pixels=1024 * 1024,
+        multiple=16,
+        context_width=4096,
+        scheduler=scheduler,
+        title=title,
+        steps=steps,
+        guidance=guidance,
+    )

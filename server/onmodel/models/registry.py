@@ -9,7 +9,7 @@ Folders, under the data folder (environment ONMODEL_HOME, else the platform's pl
 Further model folders: environment ONMODEL_MODELS, separated as in PATH. A hub cache
 (models--org--name) is understood in any of them. The embedded model "rehearsal" comes with the
 package. A model folder may hold `onmodel.json` with any of: title, native_pixels, multiple,
-map_kinds, default_preset, steps, guidance.
+map_kinds, default_preset, steps, guidance, true_guidance.
 
 Nothing is ever fetched: models come to this machine by hand or by the hub's own tools.
 """
@@ -39,7 +39,11 @@ embedded_folder = Path(__file__).resolve().parent.parent / "rehearsal" / "weight
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One model on disk. steps, guidance: of its default preset."""
+    """One model on disk. steps, guidance: of its default preset.
+
+    true_guidance: for a model that is told its guidance, how far it is also drawn away from a
+    negative prompt; 1: not at all.
+    """
 
     name: str
     found: Found
@@ -54,6 +58,7 @@ class ModelEntry:
     title: str
     hash: str
     embedded: bool = False
+    true_guidance: float = 1.0
 
     @property
     def family(self) -> str:
@@ -245,11 +250,12 @@ class Registry:
             multiple=int(own.get("multiple", found.multiple)),
             presets=tuple(presets),
             default_preset=preset,
-            steps=int(own.get("steps", 20 if small else 30)),
-            guidance=float(own.get("guidance", 4.0 if small else 5.0)),
+            steps=int(own.get("steps", found.steps or (20 if small else 30))),
+            guidance=float(own.get("guidance", found.guidance or (4.0 if small else 5.0))),
             title=str(own.get("title", found.title or name)),
             hash=digest,
             embedded=path == self.embedded,
+            true_guidance=float(own.get("true_guidance", 1.0)),
         )
 
     def _controlnet(self, found: Found) -> tuple[Path | None, tuple[str, ...]]:

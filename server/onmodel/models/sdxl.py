@@ -18,7 +18,7 @@ from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regions import token_shares, use_regions
 from onmodel.models import lora_names, memory, sdxl_text
 from onmodel.models.errors import ModelError
-from onmodel.models.family import Clock, Family, Look, Picture, Prepared, RegionPrompt, Site
+from onmodel.models.family import Clock, Family, Look, Picture, Prepared, Site
 from onmodel.models.ip_adapter import IPAdapter, LookTokens
 from onmodel.models.ip_adapter_file import AdapterEntry
 from onmodel.models.memory import Place
@@ -167,7 +167,7 @@ class SDXL(Family):
     ) -> Batch:
         first = pictures[0]
         texts = []
-        regions = [_regions(p) for p in pictures]
+        regions = [p.cast_regions() for p in pictures]
         for p, parts in zip(pictures, regions, strict=True):
             shot = self.embed(p.prompt, p.loras)
             own = [self.embed(r.prompt, r.loras).keys if r.prompt else shot.keys[:0] for r in parts]
@@ -363,13 +363,3 @@ class SDXL(Family):
         self.adapter = None
         del self.parts
         memory.free_cache(self.place)
-
-
-def _regions(picture: Picture) -> Sequence[RegionPrompt]:
-    """A picture's regions; for LoRAs or a look of all of it, one region that covers it."""
-    if not picture.loras and picture.look is None:
-        return picture.regions
-    if picture.regions:
-        raise ValueError("A picture has either LoRAs or a look of its own, or regions.")
-    whole = np.ones((picture.height, picture.width), bool)
-    return [RegionPrompt("", whole, picture.loras, picture.look)]

@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from onmodel.generate.image_tokens import Held, ImageTokens
-from onmodel.generate.regional_loras import Cast, Fields, Plan, RegionalLayers, Rows
+from onmodel.generate.regional_loras import Cast, Fields, Plan, RegionalLayers, Rows, weight_table
 from onmodel.generate.regional_settings import RegionalSettings
-from onmodel.generate.regional_ways import Blend
+from onmodel.generate.regional_ways import Blend, whole_runs
 from onmodel.generate.regions import Regions, join_prompts, token_grids
 from onmodel.models.family import Prepared
 from onmodel.models.ip_adapter import IPAdapter, LookTokens
@@ -155,17 +154,12 @@ class Batch(Prepared):
         if not any(any(row) for row in casts):
             return
         if fast:
-            names = self.regional.names
-            weights = torch.zeros(*shares.shape[:2], len(names))
-            for b, row in enumerate(casts):
-                for r, cast in enumerate(row):
-                    for name, weight in cast:
-                        weights[b, r, names.index(name)] = weight
+            weights = weight_table(casts, self.regional.names, shares.shape[1])
             grids = token_grids(shares.shape[-2], shares.shape[-1])
             dtype = self.keys.dtype
             self._plan = Fields(shares, weights, segments, grids, self.settings, dtype)
         elif self.settings.way == "fast":
-            self._plan = Rows([(rows, cast) for rows, cast in _runs(casts)])
+            self._plan = Rows(whole_runs(casts))
         else:
             self.blend = Blend(shares, casts, self.settings)
         self._parts: dict[tuple[int, ...], Regions | None] = {}
@@ -197,13 +191,3 @@ class Batch(Prepared):
     def conditions(self) -> dict[str, torch.Tensor]:
         """SDXL's added conditions: pooled text and size."""
         return {"text_embeds": self.pooled, "time_ids": self.time_ids}
-
-
-def _runs(casts: list[list[Cast]]) -> Iterator[tuple[slice, Cast]]:
-    """Neighbouring rows with the same LoRAs, where a region covers its whole picture."""
-    sets = [next((cast for cast in row if cast), ()) for row in casts]
-    at = 0
-    for cast, group in itertools.groupby(sets):
-        count = len(list(group))
-        yield slice(at, at + count), cast
-        at += count

@@ -58,15 +58,15 @@ def _dtype(place: Place) -> Any:
     return getattr(torch, place.dtype)
 
 
-def _vae_dtype(config: Path, place: Place) -> Any:
-    """SDXL's own VAE overflows in float16: it says so by force_upcast."""
+def vae_dtype(config: Path, place: Place) -> Any:
+    """A VAE that overflows in float16, as SDXL's own does, says so by force_upcast."""
     import torch
 
     upcast = read_json(config / "vae" / "config.json").get("force_upcast", True)
     return torch.float32 if upcast and place.dtype == "float16" else _dtype(place)
 
 
-def _variant(folder: Path) -> str | None:
+def variant_of(folder: Path) -> str | None:
     """ "fp16" where a folder holds only files of that variant."""
     names = [p.name for p in folder.glob("*.safetensors")]
     return "fp16" if names and all(".fp16." in n for n in names) else None
@@ -81,17 +81,17 @@ def _from_folder(entry: ModelEntry, place: Place, whole: Sequence[str]) -> Parts
 
     def read(cls: Any, name: str, dtype: Any) -> Any:
         options = {"dtype": dtype, "use_safetensors": True, "local_files_only": True}
-        if variant := _variant(folder / name):
+        if variant := variant_of(folder / name):
             options["variant"] = variant
         return cls.from_pretrained(str(folder / name), **options)
 
     dtype = _dtype(place)
-    vae_dtype = torch.float32 if "vae" in whole else _vae_dtype(folder, place)
+    wanted = torch.float32 if "vae" in whole else vae_dtype(folder, place)
     text_dtype = torch.float32 if "text" in whole else dtype
     index = read_json(folder / "model_index.json")
     return Parts(
         unet=read(UNet2DConditionModel, "unet", dtype),
-        vae=read(AutoencoderKL, "vae", vae_dtype),
+        vae=read(AutoencoderKL, "vae", wanted),
         text_encoders=[
             read(CLIPTextModel, "text_encoder", text_dtype),
             read(CLIPTextModelWithProjection, "text_encoder_2", text_dtype),
@@ -133,11 +133,11 @@ def _from_file(entry: ModelEntry, place: Place, whole: Sequence[str]) -> Parts:
         add_watermarker=False,
         **_file_tokenizers(config),
     )
-    vae_dtype = torch.float32 if "vae" in whole else _vae_dtype(config, place)
+    wanted = torch.float32 if "vae" in whole else vae_dtype(config, place)
     text_dtype = torch.float32 if "text" in whole else dtype
     return Parts(
         unet=pipeline.unet,
-        vae=pipeline.vae.to(vae_dtype),
+        vae=pipeline.vae.to(wanted),
         text_encoders=[
             pipeline.text_encoder.to(text_dtype),
             pipeline.text_encoder_2.to(text_dtype),
@@ -169,7 +169,7 @@ def _controlnet(entry: ModelEntry, dtype: Any) -> Any | None:
         for file in path.glob("*.safetensors"):
             safe.read_header(file)
         options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
-        if variant := _variant(path):
+        if variant := variant_of(path):
             options["variant"] = variant
         return ControlNetUnionModel.from_pretrained(str(path), dtype=dtype, **options)
     from safetensors.torch import load_file
