@@ -12,14 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxImg2ImgPipeline, FluxPipeline, FluxTransformer2DModel
+from diffusers import (
+    FluxControlNetPipeline,
+    FluxImg2ImgPipeline,
+    FluxMultiControlNetModel,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from onmodel.generate.sampler import Settings, Start, denoised, sample
 from onmodel.jobs.artist import DrawError
 from onmodel.models import families, flux_original
 from onmodel.models.errors import ModelError
-from onmodel.models.family import Picture
+from onmodel.models.family import ControlMap, Picture, RegionPrompt
 from onmodel.models.flux_tokens import pack, unpack
+from onmodel.models.probe import probe_controlnet
 from onmodel.models.registry import Registry
+from PIL import Image
 
 from tests.server import tiny_flux
 from tests.server.drawing import Blobs, draw, make_artist, make_request, pixels
@@ -183,6 +192,81 @@ def test_pixels_go_through_the_vae_with_shift_and_scale(data, dev):
     assert np.abs(dev.decode(dev.encode(image))[0] - pixels).max() <= 1
     assert dev.preview(dev.encode(image)).shape == (1, 6, 8, 3)
     assert torch.equal(unpack(pack(z), 6, 8), z)
+
+
+@pytest.fixture(scope="module")
+def followed(data, tmp_path_factory):
+    """dev with a union ControlNet."""
+    home = tmp_path_factory.mktemp("control")
+    shutil.copytree(data / "models" / "dev", home / "models" / "dev")
+    tiny_flux.build_control(home / "controlnet" / "union")
+    return families.load(entry(home, "dev"), cpu)
+
+
+def control_maps(*kinds: tuple[str, float, float, float]) -> list[ControlMap]:
+    rng = np.random.default_rng(4)
+    maps = []
+    for kind, *numbers in kinds:
+        maps.append(ControlMap(kind, rng.integers(0, 255, (*size, 3), dtype=np.uint8), *numbers))
+    return maps
+
+
+def test_maps_are_followed_as_in_the_librarys_pipeline(data, followed, monkeypatch):
+    """A union net by mode; two maps add up; a map acts in its part of the steps."""
+    assert followed.entry.map_kinds == ("depth", "pose")
+    maps = control_maps(("depth", 0.7, 0.0, 1.0), ("pose", 0.4, 0.0, 0.5))
+    # Their map has the VAE's noise, ours does not.
+    monkeypatch.setattr(
+        DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode()
+    )
+    pipe = FluxPipeline.from_pretrained(data / "models" / "dev", local_files_only=True)
+    pipe = FluxControlNetPipeline(
+        **pipe.components, controlnet=FluxMultiControlNetModel([followed.parts.controlnet])
+    )
+    pipe.set_progress_bar_config(disable=True)
+    tokens = pipe(
+        prompt="a man, red coat",
+        control_image=[Image.fromarray(m.image) for m in maps],
+        control_mode=[2, 4],
+        controlnet_conditioning_scale=[0.7, 0.4],
+        control_guidance_start=[0.0, 0.0],
+        control_guidance_end=[1.0, 0.5],
+        width=size[1],
+        height=size[0],
+        num_inference_steps=4,
+        guidance_scale=3.5,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+    ).images
+    mapped = replace(picture(), maps=maps)
+    got = drawn(followed, mapped)
+    assert torch.allclose(got, unpack(tokens, 6, 8), atol=1e-4)
+    plain = drawn(followed, picture())
+    assert (got - plain).abs().max() > 1e-2
+    off = replace(picture(), maps=control_maps(("depth", 0.0, 0.0, 1.0), ("pose", 1.0, 1.0, 1.0)))
+    assert torch.equal(drawn(followed, off), plain)
+
+
+def test_maps_and_regions_in_one_batch(followed):
+    """Each picture of a batch with its own map is what it is alone."""
+    left = np.zeros(size, bool)
+    left[:, :32] = True
+    one = replace(picture(), maps=control_maps(("depth", 1.0, 0.0, 1.0)))
+    two = replace(
+        picture("a room", seed=5),
+        maps=[replace(one.maps[0], image=255 - one.maps[0].image)],
+        regions=(RegionPrompt("a red coat", left),),
+    )
+    both = drawn(followed, one, two)
+    for got, alone in zip(both, (one, two), strict=True):
+        assert torch.allclose(got, drawn(followed, alone)[0], atol=1e-4)
+
+
+def test_a_net_of_one_kind_says_which(data, tmp_path):
+    folder = tiny_flux.build_control(tmp_path / "depth", modes=None)
+    assert probe_controlnet(folder) is None
+    (folder / "onmodel.json").write_text('{"map_kinds": ["depth"]}')
+    assert probe_controlnet(folder).map_kinds == ("depth",)
 
 
 def test_kinds_have_their_usual_steps_and_guidance(data):

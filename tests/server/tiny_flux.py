@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxControlNetModel,
     FluxPipeline,
     FluxTransformer2DModel,
 )
@@ -17,6 +18,29 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel, T5Tokenizer
 
 from bench.random_model import make_tokenizer
+
+
+def build_control(folder: Path, modes: int | None = 7) -> Path:
+    """A ControlNet for it whose additions are no zeros. modes: None for a net of one kind."""
+    torch.manual_seed(1)
+    net = FluxControlNetModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        guidance_embeds=True,
+        axes_dims_rope=[4, 4, 8],
+        num_mode=modes,
+    )
+    added = (net.controlnet_x_embedder, *net.controlnet_blocks, *net.controlnet_single_blocks)
+    for module in added:
+        torch.nn.init.normal_(module.weight, std=0.2)
+    net.save_pretrained(folder)
+    return folder
+
 
 double = {
     "img_mod.lin": ["norm1.linear"],

@@ -21,10 +21,11 @@ from onmodel.generate import regional_settings
 from onmodel.generate.regional_loras import Cast, Plan, RegionalLayers, Rows
 from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regions import token_shares
-from onmodel.models import flux_text, lora_names, memory
+from onmodel.models import flux_control, flux_text, lora_names, memory
 from onmodel.models.errors import ModelError
 from onmodel.models.family import Clock, Family, Picture, Prepared, RegionPrompt, Site
 from onmodel.models.flux_batch import Batch, PictureText
+from onmodel.models.flux_control import Control
 from onmodel.models.flux_parts import Parts, load_parts
 from onmodel.models.flux_text import Embedding
 from onmodel.models.flux_tokens import pack, token_places, unpack
@@ -80,16 +81,17 @@ class Flux(Family):
 
     def _modules(self) -> list[nn.Module]:
         p = self.parts
-        return [p.transformer, p.vae, p.clip, p.t5]
+        return [m for m in (p.transformer, p.vae, p.clip, p.t5, p.controlnet) if m is not None]
 
     @contextmanager
-    def _at_work(self, *modules: nn.Module) -> Iterator[None]:
+    def _at_work(self, *modules: nn.Module | None) -> Iterator[None]:
         """With little memory: these modules on the device, all others off it."""
         if self.place.offload:
+            wanted = [m for m in modules if m is not None]
             for module in self._modules():
-                if not any(module is m for m in modules):
+                if not any(module is m for m in wanted):
                     module.to("cpu")
-            for module in modules:
+            for module in wanted:
                 module.to(self.place.device)
         yield
 
@@ -138,11 +140,6 @@ class Flux(Family):
         regional: RegionalSettings = regional_settings.standard,
     ) -> Batch:
         first = pictures[0]
-        if first.maps:
-            raise ModelError(
-                f"“{self.entry.name}” is a Flux model, which Onmodel draws without maps.",
-                "Turn the maps off, or choose an SDXL model with a union ControlNet.",
-            )
         scale = self.entry.true_guidance if self.told else guidance
         every = [p.cast_regions() for p in pictures]
         texts = [
@@ -155,7 +152,8 @@ class Flux(Family):
                 masks = torch.from_numpy(np.stack([r.mask for r in regions]))
                 shares[row, : len(regions)] = token_shares(masks, size)
         shares = shares.to(self.place.device)
-        return Batch(texts, shares, size, guidance, scale, regional, self.regional)
+        controls = self._controls(pictures)
+        return Batch(texts, shares, controls, size, guidance, scale, regional, self.regional)
 
     def _text_of(
         self, picture: Picture, regions: Sequence[RegionPrompt], scale: float
@@ -174,6 +172,23 @@ class Flux(Family):
         bound = [i for i, r in enumerate(regions) if r.loras]
         whole = bound[0] if len(bound) == 1 and regions[bound[0]].mask.all() else None
         return PictureText(shot, own, negative, [r.loras for r in regions], whole)
+
+    def _controls(self, pictures: Sequence[Picture]) -> list[Control]:
+        if pictures[0].maps and self.parts.controlnet is None:
+            raise ModelError(
+                f"The model “{self.entry.name}” has no ControlNet, so it cannot follow maps.",
+                "Put a union ControlNet for Flux into the controlnet folder of Onmodel's data.",
+            )
+        return [
+            Control(
+                m.kind,
+                pack(self.encode(np.stack([p.maps[i].image for p in pictures]))).to(self.dtype),
+                m.weight,
+                m.start,
+                m.end,
+            )
+            for i, m in enumerate(pictures[0].maps)
+        ]
 
     def noise(self, generator: torch.Generator, width: int, height: int) -> torch.Tensor:
         channels = self.parts.transformer.config.in_channels // 4
@@ -198,18 +213,19 @@ class Flux(Family):
         assert isinstance(prepared, Batch)
         batch = prepared
         with (
-            self._at_work(self.parts.transformer),
+            self._at_work(self.parts.transformer, self.parts.controlnet),
             self.clock.measure("denoise", self.place),
         ):
             x = pack(latents.to(self.dtype))[batch.order]
+            added = self._control_residuals(batch, x, timestep, progress)
             if batch.blend is None:
                 with self.regional.acting(batch.plan(progress)):
-                    out = self._transformer(batch, x, timestep, None)
+                    out = self._transformer(batch, x, timestep, added, None)
             else:
 
                 def call(rows: list[int], plan: Plan) -> torch.Tensor:
                     with self.regional.acting(plan):
-                        return self._transformer(batch, x, timestep, rows)
+                        return self._transformer(batch, x, timestep, added, rows)
 
                 out = batch.blend.draw(call, progress)
             count = len(batch.against)
@@ -218,27 +234,59 @@ class Flux(Family):
                 drawn[batch.against] = without + batch.scale * (drawn[batch.against] - without)
             return drawn
 
+    def _told(
+        self,
+        batch: Batch,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        keys: torch.Tensor,
+        pooled: torch.Tensor,
+    ) -> dict[str, Any]:
+        """What the transformer and its ControlNet are told of tokens x (n, N, 4C)."""
+        rows, columns = batch.size[0] // 2, batch.size[1] // 2
+        return {
+            "timestep": timestep.to(x.device, torch.float32).expand(len(x)) / 1000,
+            "guidance": torch.full((len(x),), batch.guidance, device=x.device)
+            if self.told
+            else None,
+            "pooled_projections": pooled,
+            "encoder_hidden_states": keys,
+            "txt_ids": torch.zeros(keys.shape[1], 3, device=x.device),
+            "img_ids": token_places(rows, columns).to(x.device),
+        }
+
+    def _control_residuals(
+        self, batch: Batch, x: torch.Tensor, timestep: torch.Tensor, progress: float
+    ) -> dict[str, list[torch.Tensor]]:
+        """What the ControlNet adds at this step; nothing where no map is active."""
+        active = [c for c in batch.controls if c.weight > 0 and c.start <= progress < c.end]
+        if not active:
+            return {}
+        keys = torch.stack([prompt[: self.text_length] for prompt in batch.prompts])
+        told = self._told(batch, x, timestep, keys, batch.pooled)
+        return flux_control.residuals(self.parts.controlnet, active, x, batch.order, told)
+
     def _transformer(
-        self, batch: Batch, x: torch.Tensor, timestep: torch.Tensor, rows: list[int] | None
+        self,
+        batch: Batch,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        added: dict[str, list[torch.Tensor]],
+        rows: list[int] | None,
     ) -> torch.Tensor:
         """The transformer's output (n, C, h, w), float32, for all rows of a batch or for these."""
         keys, pooled, mask = batch.keys, batch.pooled, batch.mask_of(rows)
         if rows is not None:
             x, keys, pooled = x[rows], keys[rows], pooled[rows]
-        height, width = batch.size
-        told = torch.full((len(x),), batch.guidance, device=x.device) if self.told else None
+            added = {name: [v[rows] for v in values] for name, values in added.items()}
         out: torch.Tensor = self.parts.transformer(
             hidden_states=x,
-            timestep=timestep.to(x.device, torch.float32).expand(len(x)) / 1000,
-            guidance=told,
-            pooled_projections=pooled,
-            encoder_hidden_states=keys,
-            txt_ids=torch.zeros(keys.shape[1], 3, device=x.device),
-            img_ids=token_places(height // 2, width // 2).to(x.device),
             joint_attention_kwargs=None if mask is None else {"attention_mask": mask},
             return_dict=False,
+            **self._told(batch, x, timestep, keys, pooled),
+            **added,
         )[0]
-        return unpack(out.float(), height, width)
+        return unpack(out.float(), *batch.size)
 
     # Pixels
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,6 +14,7 @@ from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regional_ways import Blend, whole_runs
 from onmodel.generate.regions import join_prompts
 from onmodel.models.family import Prepared
+from onmodel.models.flux_control import Control
 from onmodel.models.flux_text import Embedding
 
 
@@ -37,15 +38,16 @@ class Batch(Prepared):
     """Pictures made ready for Flux.
 
     The transformer's rows are the pictures that have a negative prompt, drawn with that, and then
-    all pictures. shares: (B, R, h, w), the part of each latent cell that a region covers. size: of
-    the latents. guidance: what the model is told, where it takes that. scale: of the difference
-    that a negative prompt makes.
+    all pictures. controls: their maps. shares: (B, R, h, w), the part of each latent cell that a
+    region covers. size: of the latents. guidance: what the model is told, where it takes that.
+    scale: of the difference that a negative prompt makes.
     """
 
     def __init__(
         self,
         pictures: list[PictureText],
         shares: torch.Tensor,
+        controls: list[Control],
         size: tuple[int, int],
         guidance: float,
         scale: float,
@@ -54,6 +56,7 @@ class Batch(Prepared):
     ) -> None:
         self.pictures = pictures
         self.shares = shares
+        self.controls = controls
         self.size = size
         self.guidance = guidance
         self.scale = scale
@@ -64,6 +67,7 @@ class Batch(Prepared):
     def keep(self, rows: Sequence[int]) -> None:
         self.pictures = [self.pictures[r] for r in rows]
         self.shares = self.shares[list(rows)]
+        self.controls = [replace(c, tokens=c.tokens[list(rows)]) for c in self.controls]
         self._assemble()
 
     def _assemble(self) -> None:
@@ -76,6 +80,8 @@ class Batch(Prepared):
         rows += [[p.shot.keys, *p.own] for p in self.pictures]
         self.keys, segments = join_prompts(rows)
         pooled = [negative.pooled for _, negative in against]
+        self.prompts = [row[0] for row in rows]
+        """The shot's or the negative prompt's keys of every row, (L, D) each."""
         self.pooled = torch.stack([*pooled, *(p.shot.pooled for p in self.pictures)])
         shares = self.shares[self.order]
         grid = (self.size[0] // 2, self.size[1] // 2)

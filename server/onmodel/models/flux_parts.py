@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onmodel.models import flux_original, libraries, safe
+from onmodel.models import flux_control, flux_original, libraries, safe
 from onmodel.models.errors import ModelError
 from onmodel.models.memory import Place
 from onmodel.models.registry import ModelEntry
@@ -17,13 +17,14 @@ from onmodel.models.sdxl_parts import readable_errors, vae_dtype, variant_of
 
 @dataclass
 class Parts:
-    """Flux's modules, in evaluation mode. tokenizers: CLIP's and T5's."""
+    """Flux's modules, in evaluation mode. tokenizers: CLIP's and T5's. controlnet: or None."""
 
     transformer: Any
     vae: Any
     clip: Any
     t5: Any
     tokenizers: tuple[Any, Any]
+    controlnet: Any
 
 
 _needed = {
@@ -55,14 +56,14 @@ def load_parts(entry: ModelEntry, place: Place) -> Parts:
     for file in [*entry.found.weights, *folder.glob("*/*.safetensors")]:
         safe.read_header(file)
     with readable_errors(entry.name):
-        parts = _read(path, folder, place)
-        for module in (parts.transformer, parts.vae, parts.clip, parts.t5):
-            module.eval().requires_grad_(False)
+        parts = _read(entry, folder, place)
+        for module in (parts.transformer, parts.vae, parts.clip, parts.t5, parts.controlnet):
+            if module is not None:
+                module.eval().requires_grad_(False)
         return parts
 
 
-def _read(path: Path, folder: Path, place: Place) -> Parts:
-    """path: of the transformer, a file or the folder itself."""
+def _read(entry: ModelEntry, folder: Path, place: Place) -> Parts:
     import torch
     from diffusers import AutoencoderKL, FluxTransformer2DModel
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
@@ -84,8 +85,8 @@ def _read(path: Path, folder: Path, place: Place) -> Parts:
     return Parts(
         transformer=(
             read(FluxTransformer2DModel, "transformer")
-            if path.is_dir()
-            else flux_original.load_transformer(path, folder, dtype)
+            if entry.found.path.is_dir()
+            else flux_original.load_transformer(entry.found.path, folder, dtype)
         ),
         vae=read(AutoencoderKL, "vae", vae_dtype(folder, place)),
         clip=read(CLIPTextModel, "text_encoder"),
@@ -94,4 +95,5 @@ def _read(path: Path, folder: Path, place: Place) -> Parts:
             tokenizer(CLIPTokenizer, "tokenizer", "vocab.json"),
             tokenizer(T5TokenizerFast, "tokenizer_2", "spiece.model"),
         ),
+        controlnet=flux_control.load_net(entry.controlnet, dtype) if entry.controlnet else None,
     )

@@ -16,6 +16,9 @@ configs_folder = Path(__file__).resolve().parent / "configs"
 union_modes = {"pose": 0, "depth": 1, "lineart": 3, "normal": 4}
 """Control types of the union ControlNets for SDXL (xinsir's numbering, 6 or 8 types)."""
 
+flux_kinds = ("depth", "pose")
+"""Kinds of maps that ControlNets for Flux follow, of those that Onmodel makes."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -42,17 +45,16 @@ class Found:
 
 @dataclass(frozen=True)
 class FoundControl:
-    """A union ControlNet on disk. width: of the text embeddings it takes. types: 6 or 8."""
+    """A ControlNet on disk. width: of the text embeddings it takes. types: 6 or 8 for SDXL.
+
+    map_kinds: kinds of maps it takes.
+    """
 
     path: Path
     family: str
     width: int
     types: int
-
-    @property
-    def map_kinds(self) -> tuple[str, ...]:
-        """Kinds of maps it takes."""
-        return tuple(union_modes)
+    map_kinds: tuple[str, ...] = tuple(union_modes)
 
 
 def probe_folder(path: Path) -> Found:
@@ -83,7 +85,8 @@ def probe_file(path: Path) -> Found:
         return _sdxl_file(path, shapes, title)
     if any(f"{p}double_blocks.0.img_attn.qkv.weight" in shapes for p in ("", prefix)):
         dev = any(name.endswith("guidance_in.in_layer.weight") for name in shapes)
-        return _flux(path, path.with_suffix(""), (path,), dev, title)
+        width = next((s[1] for n, s in shapes.items() if n.endswith("txt_in.weight")), 4096)
+        return _flux(path, path.with_suffix(""), (path,), dev, width, title)
     if f"{prefix}input_blocks.0.0.weight" in shapes:
         if "conditioner.embedders.0.model.ln_final.weight" in shapes:
             raise ModelError(f"“{path.name}” is the SDXL refiner; only base models can draw.")
@@ -92,9 +95,12 @@ def probe_file(path: Path) -> Found:
 
 
 def probe_controlnet(path: Path) -> FoundControl | None:
-    """A union ControlNet for SDXL, as a folder or as one file; None if it is something else."""
+    """A union ControlNet for SDXL, as a folder or as one file, or a ControlNet for Flux, as a
+    folder; None if it is something else."""
     if path.is_dir() and (path / "config.json").is_file():
         config = read_json(path / "config.json")
+        if config.get("_class_name") == "FluxControlNetModel":
+            return _flux_control(path, config)
         if config.get("_class_name") != "ControlNetUnionModel":
             return None
         if not any(path.glob("*.safetensors")):
@@ -107,6 +113,17 @@ def probe_controlnet(path: Path) -> FoundControl | None:
         if "task_embedding" in shapes and key in shapes:
             return FoundControl(path, "sdxl", shapes[key][1], shapes["task_embedding"][0])
     return None
+
+
+def _flux_control(path: Path, config: dict[str, Any]) -> FoundControl | None:
+    """A union net by its number of modes; another one by what its onmodel.json says it follows."""
+    kinds: tuple[str, ...] = flux_kinds if config.get("num_mode") else ()
+    if (path / "onmodel.json").is_file():
+        named = read_json(path / "onmodel.json").get("map_kinds", [])
+        kinds = tuple(kind for kind in flux_kinds if kind in named)
+    if not kinds or not any(path.glob("*.safetensors")):
+        return None
+    return FoundControl(path, "flux", int(config.get("joint_attention_dim", 4096)), 0, kinds)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -175,7 +192,8 @@ def _flux_folder(path: Path, weights: tuple[Path, ...]) -> Found:
     file = path / "scheduler" / "scheduler_config.json"
     scheduler = read_json(file) if file.is_file() else None
     dev = bool(transformer.get("guidance_embeds"))
-    return _flux(path, path, weights, dev, "", scheduler)
+    width = int(transformer.get("joint_attention_dim", 4096))
+    return _flux(path, path, weights, dev, width, "", scheduler)
 
 
 def _flux(
@@ -183,6 +201,7 @@ def _flux(
     config: Path,
     weights: tuple[Path, ...],
     dev: bool,
+    context_width: int,
     title: str = "",
     scheduler: dict[str, Any] | None = None,
 ) -> Found:
@@ -200,7 +219,7 @@ def _flux(
         weights,
         native_pixels=1024 * 1024,
         multiple=16,
-        context_width=4096,
+        context_width=context_width,
         scheduler=scheduler,
         title=title,
         steps=steps,
