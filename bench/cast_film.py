@@ -6,8 +6,7 @@
 OUT/film.json holds a row for each keyframe: `request`, the take 1 that the add-on would send with
 its default face pass; `shot_seed`, of which further takes' seeds are made; `middles`, by character
 [x, y] px of the middle of its head bone by Blender's own projection, null behind the camera.
-OUT/blobs/ holds the images by hash. The characters get three portraits each: renders of them in a
-set and light of their own, as every other reference of the benches.
+OUT/blobs/ holds the images by hash. The characters have the sample's portraits.
 """
 
 from __future__ import annotations
@@ -33,9 +32,6 @@ from bench.sample import film
 log = logging.getLogger(__name__)
 
 head_bones = ("mixamorig:Head", "DEF-spine.006")
-turns = (0.0, -18.0, 18.0)
-"""Degrees that the portraits are turned by, as those of `world.characters`."""
-_attempts = 24
 
 
 def read() -> tuple[list[dict[str, Any]], Blobs]:
@@ -70,39 +66,6 @@ def _key() -> str:
 # --- in Blender ----------------------------------------------------------------------------------
 
 
-def portraits() -> dict[str, tuple[bytes, ...]]:
-    """Three PNG files of each character of the film."""
-    from world import characters, poses, samples, storyboard_cast
-    from world.cast import frame, head_boxes, placed
-    from world.frame_plans import heads_fit
-    from world.identities import Identity
-    from world.studio import Studio
-
-    studio, found = Studio(), {}
-    arms = {"LeftArm": poses.turn("y", 40), "RightArm": poses.turn("y", -40)}
-    words = samples.Words(0, "portrait", characters.reference_set, "realistic")
-    light, side = (characters.reference_light,), (256, 256)
-
-    def shown(who: Identity, number: int) -> bytes:
-        for attempt in range(_attempts):
-            rng = np.random.default_rng([who.seed, 311, number, attempt])
-            actor = placed(who, "neutral", words.look, arms, turns[number], np.zeros(3))
-            lens = frame(rng, [actor], words.framing, side)
-            box = head_boxes(actor, lens)[1]
-            if box is None or not heads_fit([box], side):
-                continue
-            made = samples.shoot(rng, studio, [actor], lens, words, light)
-            if made is not None:
-                file = io.BytesIO()
-                Image.fromarray(made[0]["rgb"]).save(file, "PNG")
-                return file.getvalue()
-        raise RuntimeError(f"No portrait of {who} shows its head in {_attempts} attempts.")
-
-    for name, who in storyboard_cast.identities().items():
-        found[name] = tuple(shown(who, number) for number in range(len(turns)))
-    return found
-
-
 def capture(out: Path) -> None:
     """Write the rows and images of every keyframe of the sample."""
     from onmodel.models.registry import Registry
@@ -114,8 +77,12 @@ def capture(out: Path) -> None:
     from addon.scene.film import read_film
     from bench.joints import blenders_pixel, bone_end
     from bench.sample import captured
+    from world import storyboard_cast, storyboard_portraits
 
-    looks = {name: tuple(map(Blob, files)) for name, files in portraits().items()}
+    looks = {
+        name: tuple(Blob(file.read_bytes()) for file in storyboard_portraits.files(name))
+        for name in storyboard_cast.identities()
+    }
     model = Registry().find("rehearsal").info()
     rows = []
     (out / "blobs").mkdir(parents=True, exist_ok=True)

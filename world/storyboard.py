@@ -19,7 +19,14 @@ from pathlib import Path
 import bpy
 from mathutils import Vector
 
-from world import people, posing, rigging, storyboard_cast, storyboard_set
+from world import (
+    people,
+    posing,
+    rigging,
+    storyboard_cast,
+    storyboard_portraits,
+    storyboard_set,
+)
 from world.storyboard_cast import Actor
 from world.storyboard_shots import ShotPlan, plans
 
@@ -157,6 +164,9 @@ def _onmodel(scene: bpy.types.Scene, shots: list[ShotPlan], actors: dict[str, Ac
         member.meshes.add().item = actor.mesh
         member.noun = people.noun(actor.who)
         member.prompt = f"{people.description(actor.who)}, smiling"
+        for file in storyboard_portraits.files(name):
+            reference = member.references.add()
+            reference.filepath = f"//{file.parent.name}/{file.name}"
     film.shot_index = film.cast_index = 0
 
 

@@ -51,7 +51,9 @@ class Head:
     def words(self) -> str:
         """The verdict for people: "on model", "not calibrated", or why there is no score."""
         if self.value is None:
-            return f"no face: {short_reason(self.no_score)}"
+            short = short_reason(self.no_score)
+            what = "no score" if short in _not_the_head else "no face"
+            return f"{what}: {short}"
         return verdict_words.get(self.verdict, "not calibrated")
 
 
@@ -173,6 +175,9 @@ _short = (
     (("Nothing of its head", "hidden"), "hidden"),
     (("No face was found", "found no face", "No head was found"), "not found"),
 )
+
+_not_the_head = ("no portraits", "no usable portrait", "no embedder")
+"""Reasons that say nothing of the drawn head."""
 
 
 def _row(name: str, embedder: str, own: Sequence[tuple[Keyframe, Head]]) -> CharacterRow:
