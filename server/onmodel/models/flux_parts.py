@@ -66,7 +66,7 @@ def load_parts(entry: ModelEntry, place: Place) -> Parts:
 def _read(entry: ModelEntry, folder: Path, place: Place) -> Parts:
     import torch
     from diffusers import AutoencoderKL, FluxTransformer2DModel
-    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+    from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
     dtype = getattr(torch, place.dtype)
 
@@ -93,7 +93,7 @@ def _read(entry: ModelEntry, folder: Path, place: Place) -> Parts:
         t5=read(T5EncoderModel, "text_encoder_2"),
         tokenizers=(
             tokenizer(CLIPTokenizer, "tokenizer", "vocab.json"),
-            tokenizer(T5TokenizerFast, "tokenizer_2", "spiece.model"),
+            tokenizer(T5Tokenizer, "tokenizer_2", "spiece.model"),
         ),
         controlnet=flux_control.load_net(entry.controlnet, dtype) if entry.controlnet else None,
     )
