@@ -53,8 +53,8 @@ def export(trainer: Trainer, vae: Any, out: Path) -> int:
         "map_kinds": list(data.map_order),
         "native_pixels": 256 * 256,
         "multiple": 32,
-        "steps": 12,
-        "guidance": 2.0,
+        "steps": 8,
+        "guidance": 3.0,
     }
     (out / "onmodel.json").write_text(json.dumps(settings, indent=2) + "\n")
     (out / "model_index.json").write_text(pipeline_index())
