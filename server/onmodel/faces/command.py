@@ -58,15 +58,18 @@ def _read(path: Path) -> Reference:
         raise FacesError(f"{path}: {error}") from error
 
 
-def _pictures(
-    embedder: Embedder, paths: list[Path], heads: list[HeadBox], option: str
-) -> list[Reference | NoFace]:
-    """The pictures with their head boxes, or why there is no head."""
+def _check_boxes(paths: list[Path], heads: list[HeadBox], option: str) -> None:
     if heads and len(heads) != len(paths):
         raise FacesError(
             f"{len(paths)} pictures have {len(heads)} boxes. "
             f"Write one {option} for each picture, or none."
         )
+
+
+def _pictures(
+    embedder: Embedder, paths: list[Path], heads: list[HeadBox]
+) -> list[Reference | NoFace]:
+    """The pictures with their head boxes, or why there is no head."""
     found: list[Reference | NoFace] = []
     for place, path in enumerate(paths):
         read = _read(path)
@@ -80,13 +83,16 @@ def _pictures(
 
 
 def _score(options: argparse.Namespace) -> int:
+    # Before an embedder is loaded, or asked for that is not installed.
+    _check_boxes(options.reference, options.reference_head, "--reference-head")
+    _check_boxes(options.images, options.head, "--head")
     boxes = options.head and len(options.reference_head) == len(options.reference)
     # Only the world's own embedder knows the world's people, and boxes are how renders come.
     name = options.embedder or ("rehearsal" if boxes else "dlib")
     providers = options.provider or ["CPUExecutionProvider"]
     embedder = registry.get(name, options.pack, options.accept_licence, providers)
-    portraits = _pictures(embedder, options.reference, options.reference_head, "--reference-head")
-    images = _pictures(embedder, options.images, options.head, "--head")
+    portraits = _pictures(embedder, options.reference, options.reference_head)
+    images = _pictures(embedder, options.images, options.head)
     shown = [one for one in portraits if isinstance(one, Reference)]
     refused = [
         (path, one.reason)
