@@ -53,7 +53,8 @@ def main() -> None:
                 continue
             made = samples.shoot(rng, studio, [actor], lens, words, light)
             if made is not None:
-                return portrait.write(made[0]["rgb"], tuple(box))
+                left, top, right, bottom = (float(edge) for edge in box)
+                return portrait.write(made[0]["rgb"], (left, top, right, bottom))
         raise RuntimeError(f"No portrait of {who} shows its head in {_attempts} attempts.")
 
     folder.mkdir(parents=True, exist_ok=True)
