@@ -94,6 +94,7 @@ class Actor:
     prompt: str = ""
     loras: tuple[Lora, ...] = ()
     references: tuple[Portrait, ...] = ()
+    reference_weight: float | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,7 @@ def build(
                 pose=captured.poses.get(actor.name, Pose()),
                 head=head,
                 references=[r.hash for r in references],
+                reference_weight=actor.reference_weight,
             )
         )
     maps = [

@@ -114,6 +114,7 @@ def actors_of(cast: Sequence[CastMember]) -> list[Actor]:
             m.prompt,
             tuple(m.loras),
             tuple(p.read_packed() for p in m.references),
+            m.reference_weight,
         )
         for m in cast
     ]

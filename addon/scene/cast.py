@@ -51,7 +51,8 @@ class CastMember:
     """A character and what plays it in the scene.
 
     meshes: objects of type MESH, at least one. references: the portraits that are there.
-    rig_map: which bone end is which joint, hand corrections included.
+    rig_map: which bone end is which joint, hand corrections included. reference_weight: how firmly
+    the portraits hold it, 0..2; None leaves it to the server.
     """
 
     name: str
@@ -63,6 +64,7 @@ class CastMember:
     prompt: str = ""
     loras: list[Lora] = field(default_factory=list)
     references: list[PortraitFile] = field(default_factory=list)
+    reference_weight: float | None = None
 
 
 def read_cast(scene: bpy.types.Scene) -> list[CastMember]:
@@ -117,7 +119,13 @@ def read_member(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> CastMem
         prompt=row.prompt.strip(),
         loras=read_loras(row.loras),
         references=[p for p in portraits_of(row) if p.is_there],
+        reference_weight=reference_weight_of(row),
     )
+
+
+def reference_weight_of(row: bpy.types.PropertyGroup) -> float | None:
+    """How firmly the character's portraits hold it, 0..2; None: the server decides."""
+    return round(row.reference_weight, 4) if row.use_reference_weight else None
 
 
 def meshes_of(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> list[bpy.types.Object]:

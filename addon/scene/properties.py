@@ -138,6 +138,22 @@ class OnmodelCharacter(bpy.types.PropertyGroup):
     lora_index: IntProperty()
     references: CollectionProperty(type=OnmodelReference)
     reference_index: IntProperty()
+    use_reference_weight: BoolProperty(
+        name="Own Hold",
+        description="Set by hand how firmly the portraits hold this character. Off: the server"
+        " holds characters that have no LoRA by their portraits, and leaves the others to theirs",
+        default=False,
+    )
+    reference_weight: FloatProperty(
+        name="Hold",
+        description="How firmly the drawing keeps to the face in the portraits: more is closer to"
+        " them, less leaves more to the words and the LoRA. 0.7 is usual; 0 only compares the"
+        " drawing with them",
+        default=0.7,
+        min=0.0,
+        max=2.0,
+        soft_max=1.0,
+    )
     joints: CollectionProperty(type=OnmodelJoint)
     joint_index: IntProperty()
 

@@ -39,13 +39,16 @@ def of_shot(scene: bpy.types.Scene, placed: shots.Placed) -> str:
         [s.use_guidance and round(s.guidance, 4), s.native_side, maps],
         _loras(s.loras),
         dataclasses.astuple(film.read_face_pass(s.face_pass)),
-        [
-            [c.name, c.noun, c.trigger, c.prompt, _loras(c.loras), _portraits(c)]
-            for c in s.cast
-            if c.enabled
-        ],
+        [_character(c) for c in s.cast if c.enabled],
     ]
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def _character(row: bpy.types.PropertyGroup) -> list[object]:
+    values = [row.name, row.noun, row.trigger, row.prompt, _loras(row.loras), _portraits(row)]
+    weight = cast.reference_weight_of(row)
+    # Left to the server it adds nothing, so that shots drawn before there was one stay drawn.
+    return values if weight is None else [*values, weight]
 
 
 def _portraits(row: bpy.types.PropertyGroup) -> list[str]:

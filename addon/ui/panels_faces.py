@@ -11,7 +11,7 @@ from ..planes import planes
 from ..scene import shots
 from . import text
 from .operators_results import shown
-from .panels_scene import OfCharacter, OfFilm, Sidebar, member_of
+from .panels_scene import OfCharacter, OfFilm, Sidebar, draw_own, member_of
 
 _icons = {"same": "CHECKMARK", "unsure": "QUESTION", "other": "ERROR"}
 _no_verdict = "RADIOBUT_OFF"
@@ -45,6 +45,11 @@ class ONMODEL_PT_cast_portraits(OfCharacter, bpy.types.Panel):
         add = layout.row()
         add.enabled = len(member.references) < most_portraits
         add.operator("onmodel.portraits_add", text="Add Portraits", icon="ADD")
+        if member.references:
+            hold = layout.column()
+            hold.use_property_split = True
+            hold.use_property_decorate = False
+            draw_own(hold, member, "use_reference_weight", "Hold", ["reference_weight"])
 
 
 class ONMODEL_PT_film_faces(OfFilm, bpy.types.Panel):

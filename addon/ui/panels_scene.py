@@ -295,13 +295,13 @@ class ONMODEL_PT_shot_settings(Sidebar, bpy.types.Panel):
         layout.use_property_decorate = False
         marker = shots.find(scene, row.uid).marker
         layout.prop(marker, "camera")
-        _draw_own(layout, row, "use_seed", "Seed", ["seed"])
-        _draw_own(layout, row, "use_resolution", "Size", ["width", "height"])
-        _draw_own(layout, row, "use_handles", "Handles", ["handles"])
+        draw_own(layout, row, "use_seed", "Seed", ["seed"])
+        draw_own(layout, row, "use_resolution", "Size", ["width", "height"])
+        draw_own(layout, row, "use_handles", "Handles", ["handles"])
         layout.prop(row, "takes")
 
 
-def _draw_own(
+def draw_own(
     layout: bpy.types.UILayout,
     row: bpy.types.PropertyGroup,
     switch: str,
@@ -375,7 +375,7 @@ class ONMODEL_PT_film_sampling(OfFilm, bpy.types.Panel):
         layout.use_property_decorate = False
         server_menus.draw_choice(layout, settings, "preset", "ONMODEL_MT_presets")
         layout.prop(settings, "steps")
-        _draw_own(layout, settings, "use_guidance", "Guidance", ["guidance"])
+        draw_own(layout, settings, "use_guidance", "Guidance", ["guidance"])
         layout.prop(settings, "native_side")
 
 

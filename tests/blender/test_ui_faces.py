@@ -157,6 +157,31 @@ def test_portraits_are_chosen_together_eight_at_most(scene, faces):
         add(faces, [])
 
 
+def test_how_firmly_portraits_hold_is_asked_where_there_are_some(scene, faces):
+    from addon.render import sources
+
+    def offered():
+        return [args[1] for name, _, args in draw_all() if name == "prop"]
+
+    def weights():
+        return [a.reference_weight for a in sources.actors_of(cast.read_cast(scene))]
+
+    def now():
+        return settings_hash.of_shot(scene, shots.place(scene)[0])
+
+    assert "reference_weight" not in offered()
+    add(faces, ["0.png"])
+    assert "reference_weight" in offered() and weights() == [None, None]
+    row, before = cast.active_row(scene), now()
+    row.reference_weight = 0.4
+    assert weights() == [None, None] and now() == before, "it is the server's until switched on"
+    row.use_reference_weight = True
+    assert weights() == [0.4, None] and now() != before
+    before = now()
+    row.reference_weight = 0.0
+    assert weights() == [0.0, None] and now() != before
+
+
 def test_a_packed_portrait_needs_no_file(scene, faces, tmp_path):
     from addon.render import sources
     from addon.render.requests import read_references
