@@ -21,7 +21,7 @@ from onmodel.identity.report import clustered_mean
 from onmodel.report import marks
 from onmodel.report.before_after import before_after_sheet, pairs_of
 from onmodel.report.film import film_table, short_reason, used_takes
-from onmodel.report.results import head_lines, keyframes_of, sheet_of, summary_lines
+from onmodel.report.results import ReportError, head_lines, keyframes_of, sheet_of, summary_lines
 from PIL import Image
 
 from tests.server.drawing import Blobs
@@ -190,6 +190,22 @@ def test_the_contact_sheet_has_room_for_every_line(film):
     assert sheet.width > 36 * 2 + marks.lines_width(summary_lines(film_table(keyframes_of(film))))
 
 
+def test_the_contact_sheet_shows_a_shot_before_and_after_the_face_pass(tmp_path, caplog):
+    before, after = tmp_path / "before", tmp_path / "after"
+    for shot, frame in (("010", 1), ("020", 2), ("020", 3)):
+        seed = 8 if frame == 3 else 7
+        lay(before, shot, frame, [head("Ann", 0.2)], colour=(200, 0, 0), seed=seed)
+        lay(after, shot, frame, [head("Ann", 0.6, **repaired(0.2, 0.6))], colour=(0, 0, 200))
+    sheet = np.asarray(sheet_of(after, lambda sha256: None, ["020"], before))
+    red, blue = ((sheet == c).all(2) for c in ((200, 0, 0), (0, 0, 200)))
+    # Two frames of one shot; the second has no drawing of its seed to stand beside it.
+    assert blue.sum() == 2 * red.sum() > 0
+    assert np.nonzero(red)[1].max() < np.nonzero(blue)[1].min()
+    assert "020, frame 3, take 1" in caplog.text
+    with pytest.raises(ReportError, match="no drawing of shot 040; it has 010, 020"):
+        sheet_of(after, lambda sha256: None, ["040"])
+
+
 def test_heads_before_and_after_are_paired_by_take_and_seed(tmp_path, caplog):
     worked = repaired(0.2, 0.6)
     before, after = tmp_path / "before", tmp_path / "after"
@@ -260,7 +276,11 @@ def test_the_command_says_what_is_wrong(film, tmp_path_factory, capsys):
     assert cli.main(["report", str(empty)]) == 1
     assert "There is no drawn keyframe" in capsys.readouterr().err
     assert cli.main(["report", str(film), "--before", str(film)]) == 1
-    assert "needs both" in capsys.readouterr().err
+    assert "--before is for a sheet" in capsys.readouterr().err
+    assert cli.main(["report", str(film), "--heads", str(empty / "h.png")]) == 1
+    assert "needs --before" in capsys.readouterr().err
+    assert cli.main(["report", str(film), "--shots", "010"]) == 1
+    assert "--shots is for the contact sheet" in capsys.readouterr().err
     assert cli.main(["report", str(film), "--html", str(empty / "no" / "p.html")]) == 1
     assert "No such file" in capsys.readouterr().err
 

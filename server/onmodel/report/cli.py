@@ -30,8 +30,10 @@ def add_report_parser(commands: argparse._SubParsersAction[argparse.ArgumentPars
         "--before",
         type=Path,
         metavar="FOLDER",
-        help="the same film drawn without the face pass; for --heads",
+        help="the same film drawn without the face pass; for --heads, and to stand beside each "
+        "drawing of --sheet",
     )
+    parser.add_argument("--shots", metavar="NAMES", help="for --sheet: only these, 010,020")
     parser.add_argument(
         "--heads", type=Path, metavar="PNG", help="write the sheet of heads before and after"
     )

@@ -34,13 +34,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> None:
-    if bool(options.before) != bool(options.heads):
-        raise ReportError("The sheet of heads needs both --before FOLDER and --heads PNG.")
+    if options.heads and not options.before:
+        raise ReportError("The sheet of heads needs --before FOLDER as well.")
+    if options.before and not (options.heads or options.sheet):
+        raise ReportError("--before is for a sheet: name one with --sheet PNG or --heads PNG.")
+    if options.shots and not options.sheet:
+        raise ReportError("--shots is for the contact sheet: name its file with --sheet PNG.")
     target = options.html or options.folder / "report.html"
     takes, used, table = write_page(options.folder, target, options.takes)
     written = [target]
     if options.sheet:
-        sheet_of(options.folder, map_reader(options.data)).save(options.sheet)
+        wanted = [name.strip() for name in (options.shots or "").split(",") if name.strip()]
+        read = map_reader(options.data)
+        sheet_of(options.folder, read, wanted, options.before).save(options.sheet)
         written.append(options.sheet)
     if options.heads:
         title = f"{used[0].film}: heads before (left) and after the face pass"

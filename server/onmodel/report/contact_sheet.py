@@ -21,13 +21,17 @@ margin = 36
 
 @dataclass(frozen=True)
 class Cell:
-    """One keyframe: its drawing (None: not drawn), its maps top to bottom, a caption, its heads."""
+    """One keyframe: its drawing (None: not drawn), its maps top to bottom, a caption, its heads.
+
+    before: the same without the face pass, to show beside it.
+    """
 
     caption: str
     drawing: Image.Image | None
     maps: Sequence[Image.Image] = field(default_factory=list)
     note: str = ""
     heads: Sequence[HeadLine] = ()
+    before: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,21 @@ def _cell(cell: Cell, height: int) -> Image.Image:
         drawing = _fit(cell.drawing.convert("RGB"), height)
     else:
         drawing = _missing(cell.note or "not drawn", height)
-    column = maps.width + gap if maps else 0
+    before = _fit(cell.before.convert("RGB"), height) if cell.before is not None else None
+    beside = [part for part in (maps, before) if part is not None]
+    column = sum(part.width + gap for part in beside)
     wide = max(drawing.width, lines_width(cell.heads))
     tall = height + 24 + line_height * len(cell.heads)
     picture = Image.new("RGB", (column + wide, tall), surround)
-    if maps:
-        picture.paste(maps, (0, 0))
+    draw, small = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    x = 0
+    for part in beside:
+        picture.paste(part, (x, 0))
+        if part is before:
+            draw.text((x, height + 5), "before the face pass", fill=faint, font=small)
+        x += part.width + gap
     picture.paste(drawing, (column, 0))
-    draw = ImageDraw.Draw(picture)
-    draw.text((column, height + 5), cell.caption, fill=faint, font=ImageFont.load_default(13))
+    draw.text((column, height + 5), cell.caption, fill=faint, font=small)
     draw_lines(picture, column, height + 24, cell.heads)
     return picture
 

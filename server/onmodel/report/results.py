@@ -65,12 +65,21 @@ def keyframes_of(folder: Path) -> list[Keyframe]:
     return [keyframe_of(png, sidecar) for png, sidecar in find_results(folder)]
 
 
-def sheet_of(folder: Path, read_blob: Callable[[str], bytes | None]) -> Image.Image:
-    """The contact sheet of all keyframes below `folder`.
+def sheet_of(
+    folder: Path,
+    read_blob: Callable[[str], bytes | None],
+    shots_wanted: Sequence[str] = (),
+    before: Path | None = None,
+) -> Image.Image:
+    """The contact sheet of the keyframes below `folder`.
 
     read_blob: a map's PNG by its hash; None where it is no longer kept, then it is left out.
+    shots_wanted: only these shots; none: all. before: the same film drawn without the face pass,
+    each of its drawings to stand beside the one of the same take and seed. Raises ReportError
+    where nothing is left to show.
     """
-    results = find_results(folder)
+    results = _only(find_results(folder), shots_wanted, folder)
+    former = _former(before)
     table = film_table(used_takes(keyframe_of(png, sidecar) for png, sidecar in results))
     shots: dict[str, list[Cell]] = defaultdict(list)
     prompts: dict[str, str] = {}
@@ -85,9 +94,36 @@ def sheet_of(folder: Path, read_blob: Callable[[str], bytes | None]) -> Image.Im
             drawing = image.convert("RGB")
         heads = head_lines(keyframe_of(png, sidecar), table)
         shown = [m for m in maps if m is not None]
-        shots[request["shot"]].append(Cell(caption, drawing, shown, heads=heads))
+        old = former.get((*_order(request), request["seed"]))
+        if before is not None and old is None:
+            log.warning("%s, %s: %s has no drawing of it.", request["shot"], caption, before)
+        cell = Cell(caption, drawing, shown, heads=heads, before=old)
+        shots[request["shot"]].append(cell)
     rows = [Row(name, prompts[name], cells) for name, cells in shots.items()]
     return contact_sheet(film, rows, summary=summary_lines(table))
+
+
+def _only(
+    results: list[tuple[Path, dict[str, Any]]], wanted: Sequence[str], folder: Path
+) -> list[tuple[Path, dict[str, Any]]]:
+    there = {sidecar["request"]["shot"] for _, sidecar in results}
+    unknown = [name for name in wanted if name not in there]
+    if unknown:
+        raise ReportError(
+            f"{folder} holds no drawing of shot {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(there))}."
+        )
+    return [one for one in results if not wanted or one[1]["request"]["shot"] in wanted]
+
+
+def _former(before: Path | None) -> dict[tuple[str, int, int, int], Image.Image]:
+    """Drawings by shot, frame, take and seed."""
+    found = {}
+    for png, sidecar in find_results(before) if before is not None else ():
+        request = sidecar["request"]
+        with Image.open(png) as image:
+            found[*_order(request), int(request["seed"])] = image.convert("RGB")
+    return found
 
 
 def head_lines(keyframe: Keyframe, table: Sequence[CharacterRow]) -> list[HeadLine]:
