@@ -22,6 +22,7 @@ from pathlib import Path
 
 from onmodel.jobs.folders import default_data_folder
 from onmodel.report.command import map_reader, write_page
+from onmodel.report.output import lora_words
 from onmodel.report.results import ReportError, sheet_of
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,12 @@ def lay_sheet(output: Path, data: Path) -> Path:
     """Writes the contact sheet and the page of what lies in `output`; returns the sheet's path."""
     path = output / "contact_sheet.png"
     sheet_of(output, map_reader(data)).save(path)
-    write_page(output, output / "report.html")
+    _, _, table = write_page(output, output / "report.html")
+    for row in table:
+        words = lora_words(row)
+        log.info(
+            "%s: drawn with %s", row.character, f"the LoRA {words}" if words else "words alone"
+        )
     return path
 
 

@@ -49,7 +49,7 @@ def lay(folder: Path, shot: str, frame: int, heads: list[dict] | None, **changes
     Image.new("RGB", (64, 36), colour).save(png)
     request = fields | {"shot": shot, "frame": frame, "maps": [], "characters": []}
     request["canvas"] = {"width": 64, "height": 36, "crop": {}}
-    record = {} if heads is None else {"heads": heads}
+    record = {} if heads is None else {"heads": heads, "loras": fields.pop("loras", [])}
     told = {"format": 1, "request": request, "record": {"keyframe": {"record": record}}}
     png.with_suffix(".json").write_text(json.dumps(told))
     return png
@@ -80,6 +80,24 @@ def test_a_character_over_the_film(film):
     assert (ann.best[0].frame, dict(ann.verdicts)) == (1, {"same": 2, "other": 1})
     assert dict(ann.faces) == {"repaired": 1} and ann.gain is None
     assert dict(bob.no_face) == {"too small": 1} and len(bob.scores) == 2
+
+
+def test_the_report_names_each_characters_lora(tmp_path, capsys):
+    loras = [
+        {"name": "ink", "hash": "0" * 64, "weight": 1.0, "character": None},
+        {"name": "Ann", "hash": "1" * 64, "weight": 1.0, "character": "Ann"},
+        {"name": "coat", "hash": "2" * 64, "weight": 0.8, "character": "Ann"},
+    ]
+    lay(tmp_path, "010", 1, [head("Ann", 0.7), head("Bob", 0.3)], loras=loras)
+    lay(tmp_path, "010", 2, [head("Ann", 0.6)], loras=loras[1:2])
+    ann, bob = film_table(keyframes_of(tmp_path))
+    assert ann.loras == (("Ann", 1.0), ("coat", 0.8)) and bob.loras == ()
+    assert cli.main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "LoRA Ann, coat (0.8)" in text and text.count("LoRA") == 1
+    assert "Ann, coat (0.8)" in capsys.readouterr().out
+    lines = [[t for t, _ in line.parts] for line in summary_lines([ann, bob])]
+    assert "LoRA Ann, coat (0.8)" in lines[0] and not any("LoRA" in t for t in lines[1])
 
 
 def test_which_take_counts(film):

@@ -35,7 +35,8 @@ class Head:
     """One character's head in a drawing, as its record says.
 
     value: cosine, None without a score, then no_score says why. verdict: "same", "unsure", "other"
-    or "". box: left, top, width, height in pixels of the drawing.
+    or "". box: left, top, width, height in pixels of the drawing. loras: names and weights of the
+    LoRAs that acted in the character's region.
     """
 
     character: str
@@ -46,6 +47,7 @@ class Head:
     no_score: str = ""
     box: tuple[float, float, float, float] | None = None
     face: FacePass | None = None
+    loras: tuple[tuple[str, float], ...] = ()
 
     @property
     def words(self) -> str:
@@ -87,7 +89,7 @@ class CharacterRow:
     mean: of its scores with a 95 % interval, None with fewer than two. worst, best: the takes with
     its lowest and its highest score, and those scores. verdicts: how many of each. no_face: how
     many heads have no score, by short reason. faces: heads by what the face pass did to them.
-    gain: repaired heads' mean change, None with fewer than two.
+    gain: repaired heads' mean change, None with fewer than two. loras: all that it was drawn with.
     """
 
     character: str
@@ -100,11 +102,12 @@ class CharacterRow:
     no_face: Mapping[str, int]
     faces: Mapping[str, int] = field(default_factory=dict)
     gain: Interval | None = None
+    loras: tuple[tuple[str, float], ...] = ()
 
 
 def keyframe_of(png: Path, sidecar: Mapping[str, Any]) -> Keyframe:
     """A drawn take out of its sidecar; heads are () where the record has none."""
-    request = sidecar["request"]
+    request, record = sidecar["request"], _record(sidecar)
     return Keyframe(
         png=png,
         film=str(request["film"]),
@@ -112,7 +115,7 @@ def keyframe_of(png: Path, sidecar: Mapping[str, Any]) -> Keyframe:
         frame=int(request["frame"]),
         take=int(request["take"]),
         seed=int(request.get("seed", 0)),
-        heads=tuple(map(_head, _heads_data(sidecar))),
+        heads=tuple(_head(data, record) for data in _rows(record, "heads")),
     )
 
 
@@ -205,6 +208,7 @@ def _row(name: str, embedder: str, own: Sequence[tuple[Keyframe, Head]]) -> Char
         no_face=Counter(short_reason(h.no_score) for _, h in own if h.value is None),
         faces=Counter(face.state for face in passes),
         gain=_mean(changes),
+        loras=tuple(dict.fromkeys(lora for _, h in own for lora in h.loras)),
     )
 
 
@@ -222,15 +226,26 @@ def _rank(keyframe: Keyframe) -> tuple[float, int]:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _heads_data(sidecar: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _record(sidecar: Mapping[str, Any]) -> Mapping[str, Any]:
     data: Any = sidecar
-    for name in ("record", "keyframe", "record", "heads"):
+    for name in ("record", "keyframe", "record"):
         data = data.get(name) if isinstance(data, Mapping) else None
+    return data if isinstance(data, Mapping) else {}
+
+
+def _rows(record: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """The objects of a list in the record that are a character's."""
+    data = record.get(name)
     found = data if isinstance(data, list) else []
     return [h for h in found if isinstance(h, Mapping) and isinstance(h.get("character"), str)]
 
 
-def _head(data: Mapping[str, Any]) -> Head:
+def _loras(record: Mapping[str, Any], character: str) -> tuple[tuple[str, float], ...]:
+    own = [row for row in _rows(record, "loras") if row["character"] == character]
+    return tuple((_text(row.get("name")), _number(row.get("weight")) or 0.0) for row in own)
+
+
+def _head(data: Mapping[str, Any], record: Mapping[str, Any]) -> Head:
     score = data.get("score")
     score = score if isinstance(score, Mapping) else {}
     box = data.get("box")
@@ -244,6 +259,7 @@ def _head(data: Mapping[str, Any]) -> Head:
         no_score=_text(data.get("no_score")),
         box=_box(sides),
         face=_face(data.get("face")),
+        loras=_loras(record, data["character"]),
     )
 
 

@@ -9,7 +9,17 @@ from typing import Any
 from onmodel.identity.report import Interval
 from onmodel.report.film import CharacterRow, Keyframe, verdict_words
 
-_columns = ("character", "mean", "95 %", "frames", "verdicts", "worst", "no face", "face pass")
+_columns = (
+    "character",
+    "mean",
+    "95 %",
+    "frames",
+    "verdicts",
+    "worst",
+    "no face",
+    "face pass",
+    "LoRA",
+)
 
 
 def as_text(table: Sequence[CharacterRow]) -> str:
@@ -49,6 +59,7 @@ def as_data(table: Sequence[CharacterRow], keyframes: Sequence[Keyframe]) -> dic
                 "no_face": dict(row.no_face),
                 "face_pass": dict(row.faces),
                 "gain": _interval(row.gain),
+                "loras": [{"name": name, "weight": weight} for name, weight in row.loras],
             }
             for row in table
         ],
@@ -76,6 +87,11 @@ def face_pass_words(row: CharacterRow) -> str:
     return f"{said}; repairs {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
 
 
+def lora_words(row: CharacterRow) -> str:
+    """ "Mara, Coat (0.8)": the LoRAs that a character was drawn with; "" without any."""
+    return ", ".join(f"{name} ({w:g})" if w != 1 else name for name, w in row.loras)
+
+
 def _line(row: CharacterRow) -> tuple[str, ...]:
     verdicts = ", ".join(
         f"{n} {verdict_words.get(v, 'not calibrated')}" for v, n in verdict_counts(row)
@@ -91,6 +107,7 @@ def _line(row: CharacterRow) -> tuple[str, ...]:
         worst,
         counted(dict(row.no_face)) or "-",
         face_pass_words(row) or "-",
+        lora_words(row) or "-",
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from onmodel.report.film import CharacterRow, Head, Keyframe, verdict_words
-from onmodel.report.output import counted, face_pass_words, verdict_counts
+from onmodel.report.output import counted, face_pass_words, lora_words, verdict_counts
 
 thumbnail_height = 180
 
@@ -90,6 +90,8 @@ def _table(table: Sequence[CharacterRow], anchors: Mapping[Path, str]) -> str:
     for row in table:
         mean = row.mean
         by = f'<div class="quiet">by {escape(row.embedder)}</div>' if row.embedder else ""
+        if row.loras:
+            by += f'<div class="quiet">LoRA {escape(lora_words(row))}</div>'
         if mean is not None:
             figure = f'{mean.value:.3f}<div class="quiet">{mean.low:.3f} to {mean.high:.3f}</div>'
         else:

@@ -23,6 +23,7 @@ from onmodel.report.film import (
     verdict_words,
 )
 from onmodel.report.marks import HeadLine
+from onmodel.report.output import lora_words
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ def summary_lines(table: Sequence[CharacterRow]) -> list[HeadLine]:
         parts += [(f"{missing} no face", "")] if missing else []
         if row.worst is not None:
             parts.append((f"worst {row.worst[1]:.2f} in {row.worst[0].title}", ""))
+        parts += [(f"LoRA {lora_words(row)}", "")] if row.loras else []
         most = max(row.verdicts, key=lambda v: row.verdicts[v])
         lines.append(HeadLine(most, row.character, parts))
     return lines
