@@ -40,6 +40,9 @@ class IdleArtist:
     def loras(self) -> list[dict[str, Any]]:
         return []
 
+    def ip_adapters(self) -> list[dict[str, Any]]:
+        return []
+
     def device(self) -> str:
         return "none"
 

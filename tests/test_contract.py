@@ -15,6 +15,7 @@ import pytest
 from onmodel.api import schemas
 from onmodel.api.app import create_app
 from onmodel.api.state import ServerState
+from onmodel.generate import references
 from onmodel.jobs.blobs import BlobStore
 from onmodel.jobs.database import Database
 from onmodel.jobs.queue import Queue
@@ -22,8 +23,9 @@ from onmodel.version import version
 from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
-from addon.core import client
+from addon.core import client, holding
 from addon.core import request as contract
+from tests.support.fake_artist import FakeArtist
 
 root = Path(__file__).resolve().parents[1]
 names = [
@@ -72,6 +74,33 @@ def test_same_fields_types_and_defaults(name: str) -> None:
     for field_name, field in theirs.model_fields.items():
         found[field_name] = (plain(server_hints[field_name]), default_of(theirs, field))
     assert found == expected
+
+
+def test_ip_adapters_are_told_and_read_alike() -> None:
+    hints = typing.get_type_hints(holding.IpAdapter)
+    theirs = typing.get_type_hints(schemas.IpAdapter, include_extras=True)
+    ours = {f.name: plain(hints[f.name]) for f in dataclasses.fields(holding.IpAdapter)}
+    assert ours == {name: plain(theirs[name]) for name in schemas.IpAdapter.model_fields}
+    told = schemas.Info.model_validate({"ip_adapters": [FakeArtist().ip_adapters()[0]]})
+    (read,) = holding.adapters_of(told.model_dump()) or []
+    assert dataclasses.asdict(read) == FakeArtist().ip_adapters()[0]
+    assert holding.adapters_of({}) is None
+
+
+def test_what_holds_a_character_is_told_as_the_server_does_it() -> None:
+    assert holding.usual_weight == references.standard_weight
+    adapters = [holding.IpAdapter("plus", chosen=["rehearsal"])]
+    for weight in (None, 0.0, 0.4):
+        for count in (0, 2):
+            for loras in ([], [contract.Lora("ana")], [contract.Lora("ana", 0.0)]):
+                character = {
+                    "references": [sha] * count,
+                    "reference_weight": weight,
+                    "loras": contract.to_data(loras),
+                }
+                told = holding.held(loras, count, weight, adapters, "rehearsal")
+                by_portraits = references.weight_of(character) > 0
+                assert (told.by in ("portraits", "both")) == by_portraits, character
 
 
 def full_request() -> contract.KeyframeRequest:

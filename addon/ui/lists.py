@@ -13,7 +13,8 @@ from . import status, text
 
 
 class ONMODEL_UL_cast(bpy.types.UIList):
-    """A character a row: in the cast or not, name, and whether its rig is understood."""
+    """A character a row: in the cast or not, name, noun with what holds it, and whether its rig is
+    understood."""
 
     def draw_item(  # type: ignore[override]
         self,
@@ -33,7 +34,8 @@ class ONMODEL_UL_cast(bpy.types.UIList):
         noun = row.row()
         noun.alignment = "RIGHT"
         noun.active = False
-        noun.label(text=item.noun)
+        held = status.icon_of_holding(status.holding_of(context.scene, item))
+        noun.label(text=item.noun, icon=held)
         row.label(text="", icon=status.icon_of_character(context.scene, item))
 
 

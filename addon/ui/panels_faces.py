@@ -29,8 +29,8 @@ class ONMODEL_PT_cast_portraits(OfCharacter, bpy.types.Panel):
         if not member.references:
             text.wrapped(
                 layout,
-                "Pictures of the character's face, to compare drawings with; three are usual."
-                " Without them no drawing has a score.",
+                "Pictures of the character's face, to compare drawings with and to hold it by"
+                " where it has no LoRA; three are usual. Without them no drawing has a score.",
             )
         column = layout.column(align=True)
         for index, reference in enumerate(member.references):

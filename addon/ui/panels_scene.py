@@ -8,7 +8,7 @@ import bpy
 from ..core import rigs
 from ..core.request import map_kinds
 from ..scene import cast, shots
-from . import lists, server_menus, text
+from . import lists, server_menus, status, text
 
 
 class Sidebar:
@@ -40,6 +40,10 @@ class ONMODEL_PT_cast(Sidebar, bpy.types.Panel):
         member = cast.active_row(context.scene)
         if member is None:
             return
+        held = status.holding_of(context.scene, member)
+        said = layout.column()
+        said.alert = held.refused
+        text.wrapped(said, held.words, icon=status.icon_of_holding(held))
         column = layout.column()
         column.use_property_split = True
         column.use_property_decorate = False

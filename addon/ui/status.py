@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the lists say with an icon: how a shot's drawing stands, how well a rig is understood."""
+"""What the lists say with an icon: how a shot stands, how well a rig is understood, what holds a
+character."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import Any
 
 import bpy
 
-from ..scene import cast, settings_hash, shots
+from ..core import holding
+from ..scene import cast, film, server_words, settings_hash, shots
 from ..scene.errors import SceneError
 
 
@@ -77,6 +79,28 @@ def icon_of_character(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> s
     except SceneError:
         return "ERROR"
     return "CHECKMARK" if not member.rig_map.unmapped else "INFO"
+
+
+holds = {"lora": "LOCKED", "both": "LOCKED", "portraits": "IMAGE_DATA", "words": "FONT_DATA"}
+
+
+def holding_of(scene: bpy.types.Scene, row: bpy.types.PropertyGroup) -> holding.Holding:
+    """What holds the character in drawings of the scene's model, as far as the server has told."""
+    model = server_words.model(scene.onmodel.model.strip())
+    # Of a model that the server lacks nothing is known; that it is lacking is said when drawing.
+    adapters = holding.adapters_of(server_words.info()) if model is not None else None
+    return holding.held(
+        film.read_loras(row.loras),
+        sum(p.is_there for p in cast.portraits_of(row)),
+        cast.reference_weight_of(row),
+        adapters,
+        str(model["name"]) if model is not None else "",
+    )
+
+
+def icon_of_holding(found: holding.Holding) -> str:
+    """The icon of what holds a character."""
+    return "ERROR" if found.refused else holds[found.by]
 
 
 @dataclass

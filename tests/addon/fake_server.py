@@ -69,6 +69,7 @@ class FakeServer:
                     "embedded": True,
                 }
             ],
+            "ip_adapters": [],
         }
         self.calls: list[tuple[str, str, int]] = []
         self.blobs: dict[str, bytes] = {}

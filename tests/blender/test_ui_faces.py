@@ -11,7 +11,7 @@ from addon.core import png
 from addon.core.request import FacePass
 from addon.core.retakes import RetakeRule
 from addon.planes import planes
-from addon.scene import cast, film, problems, settings_hash, shots
+from addon.scene import cast, film, problems, server_words, settings_hash, shots
 from addon.ui import drawing, preferences, status
 from tests.blender import render_scene, whole_addon
 from tests.blender.scored_heads import head
@@ -180,6 +180,38 @@ def test_how_firmly_portraits_hold_is_asked_where_there_are_some(scene, faces):
     before = now()
     row.reference_weight = 0.0
     assert weights() == [0.0, None] and now() != before
+
+
+def test_the_cast_panel_says_what_holds_each_character(scene, faces):
+    def said():
+        held = [status.holding_of(scene, row) for row in scene.onmodel.cast]
+        return words(draw_all()), [status.icon_of_holding(h) for h in held]
+
+    text, icons = said()
+    assert "Held by words alone." in text and icons == ["FONT_DATA"] * 2
+    add(faces, ["0.png"])
+    ada, ben = scene.onmodel.cast
+    assert "if the server can." in said()[0]
+    model = {"name": "rehearsal", "presets": []}
+    adapter = {"name": "plus", "chosen": ["rehearsal"]}
+    try:
+        server_words.remember({"models": [model], "ip_adapters": [adapter]})
+        lora = ben.loras.add()
+        lora.name = "ben_v1"
+        text, icons = said()
+        assert "Held by its portraits (plus)." in text and icons == ["IMAGE_DATA", "LOCKED"]
+        scene.onmodel.cast_index = 1
+        assert "Held by its LoRA ben_v1." in said()[0]
+        scene.onmodel.cast_index = 0
+        server_words.remember({"models": [model], "ip_adapters": []})
+        assert "words alone: the server has no IP-Adapter." in said()[0]
+        ada.use_reference_weight = True
+        text, icons = said()
+        assert "Its portraits cannot hold it" in text and icons[0] == "ERROR"
+        scene.onmodel.model = "another"
+        assert "if the server can." in said()[0], "nothing is known of a model that is not there"
+    finally:
+        server_words.remember(None)
 
 
 def test_a_packed_portrait_needs_no_file(scene, faces, tmp_path):

@@ -42,6 +42,8 @@ def test_info_is_the_handshake(client: Client) -> None:
     info = client.info()
     assert (info["product"], info["api"], info["request_versions"]) == ("onmodel", 1, [1, 2])
     assert info["models"][0]["name"] == "rehearsal"
+    (adapter,) = info["ip_adapters"]
+    assert (adapter["name"], adapter["chosen"]) == ("plus-face", ["rehearsal"])
     wait_for(lambda: client.info()["device"] == "fake", "the device was never told")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onmodel.api import schemas
 from onmodel.faces.face_pass import head_picture
 from onmodel.faces.keyframe import Draft
 from onmodel.generate import references, regional_settings
@@ -300,6 +301,36 @@ def test_the_environment_names_another(data, artist, monkeypatch):
     monkeypatch.setenv("ONMODEL_IP_ADAPTER", "gone")
     with pytest.raises(ModelError, match="no IP-Adapter “gone”"):
         artist.registry.find_adapter(entry)
+
+
+def test_the_server_says_which_adapters_it_has_and_whom_they_hold(data, tmp_path, monkeypatch):
+    for variable in ("ONMODEL_IP_ADAPTER", "ONMODEL_FACE_PACK"):
+        monkeypatch.delenv(variable, raising=False)
+    folder = only(data, tmp_path)
+    artist = make_artist(tmp_path)
+    assert artist.ip_adapters() == []
+    shutil.copytree(data / "ip-adapter", folder, dirs_exist_ok=True)
+    ip_adapters.write_adapter(folder / "old.safetensors", data / "models" / "tiny", "plus", 48)
+    (folder / "pickled.bin").write_bytes(b"pickle")
+
+    def told():
+        found = [schemas.IpAdapter.model_validate(a) for a in artist.ip_adapters()]
+        return {a.name: a for a in found}
+
+    found = told()
+    fits = {name: a.fits for name, a in found.items()}
+    three = {kind: ["tiny"] for kind in ("faceid", "plain", "plus")}
+    assert fits == {"old": [], "pickled": [], **three}
+    assert {name for name, a in found.items() if a.chosen} == {"plus"}
+    assert {name: a.kind for name, a in found.items()} == {
+        "old": "plus",
+        "pickled": "",
+        **{name: name for name in three},
+    }
+    assert "can run code" in found["pickled"].problem and str(tmp_path) not in str(found)
+    assert "needs InsightFace" in found["faceid"].problem and found["plus"].problem == ""
+    monkeypatch.setenv("ONMODEL_IP_ADAPTER", "plain")
+    assert [name for name, a in told().items() if a.chosen] == ["plain"]
 
 
 class Faces:

@@ -40,7 +40,10 @@ def state_of(request: Request) -> ServerState:
 
 
 async def worker_word(state: ServerState) -> dict[str, Any]:
-    """What the worker left word of: models (None: nothing yet), loras, device, notice."""
+    """What the worker left word of: models (None: nothing yet), loras, ip_adapters, device, notice.
+
+    Word that a worker of an older version left has no ip_adapters.
+    """
     deadline = time.monotonic() + first_word_seconds
     while True:
         told: dict[str, Any] | None = await run_in_threadpool(state.queue.setting, "worker")
@@ -49,7 +52,13 @@ async def worker_word(state: ServerState) -> dict[str, Any]:
         worker = state.supervisor
         if worker is None or worker.state == "broken" or time.monotonic() > deadline:
             notice = "The server is still looking at its models."
-            return {"models": None, "loras": [], "device": "", "notice": notice}
+            return {
+                "models": None,
+                "loras": [],
+                "ip_adapters": [],
+                "device": "",
+                "notice": notice,
+            }
         await asyncio.sleep(0.05)
 
 
@@ -65,7 +74,7 @@ async def ready_worker(state: ServerState) -> dict[str, Any]:
     return told
 
 
-@router.get("/info")
+@router.get("/info", response_model=schemas.Info)
 async def info(request: Request) -> dict[str, Any]:
     """What this server is, which models it has, and whether it can draw now."""
     state = state_of(request)
@@ -80,6 +89,7 @@ async def info(request: Request) -> dict[str, Any]:
         "device": told["device"],
         "models": told["models"] or [],
         "loras": told["loras"],
+        "ip_adapters": told.get("ip_adapters", []),
         "worker": {
             "state": worker.state if worker is not None else "stopped",
             "pid": worker.pid if worker is not None else None,

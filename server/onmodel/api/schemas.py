@@ -336,6 +336,29 @@ class PreflightRequest(Model):
     plan: Plan
 
 
+class IpAdapter(Model):
+    """An IP-Adapter of the server, which holds characters by their portraits.
+
+    kind: "" where it cannot be told. problem: why it cannot be used, or "". fits: names of models;
+    chosen: those whose characters it holds, for each model has one at most.
+    """
+
+    name: str
+    hash: str
+    kind: Literal["plus", "plain", "faceid", ""]
+    problem: str
+    fits: list[str]
+    chosen: list[str]
+
+
+class Info(BaseModel):
+    """What the server says of itself; docs/api.md lists the rest."""
+
+    model_config = ConfigDict(extra="allow")
+
+    ip_adapters: list[IpAdapter]
+
+
 class Hashes(Model):
     """The question which of these blobs the server lacks."""
 

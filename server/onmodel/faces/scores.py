@@ -68,8 +68,7 @@ def choose(embedded: bool) -> Choice:
             return Choice(registry.get(rehearsal.name))
         named = os.environ.get(pack_variable, "").strip()
         if named:
-            accepted = os.environ.get(licence_variable, "").strip().lower() == "accepted"
-            return Choice(registry.get(insightface_faces.name, Path(named), accepted))
+            return Choice(registry.get(insightface_faces.name, Path(named), _licence_accepted()))
         if not dlib_faces.missing():
             return Choice(registry.get(dlib_faces.name), note=dlib_note)
     except ModelError as error:
@@ -80,6 +79,15 @@ def choose(embedded: bool) -> Choice:
         "(pip install --no-deps -r requirements/faces.txt), or name the folder of an InsightFace "
         f"pack in {pack_variable}.",
     )
+
+
+def pack_is_named() -> bool:
+    """Whether the server was given an InsightFace pack, with its licence agreed to."""
+    return bool(os.environ.get(pack_variable, "").strip()) and _licence_accepted()
+
+
+def _licence_accepted() -> bool:
+    return os.environ.get(licence_variable, "").strip().lower() == "accepted"
 
 
 @dataclass(frozen=True)

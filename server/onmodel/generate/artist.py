@@ -71,6 +71,10 @@ class Artist:
         registry: Registry | None = None,
         regional: RegionalSettings | None = None,
         scorer: HeadScorer | None = None,
+    def ip_adapters(self) -> list[dict[str, Any]]:
+        """IP-Adapters found now; without torch."""
+        return references.adapters_info(self.registry)
+
     ) -> None:
         self.registry = registry or Registry()
         self._regional = regional

@@ -23,6 +23,7 @@ from onmodel.identity import insightface_faces, portrait
 from onmodel.identity.interface import Embedder, NoFace
 from onmodel.jobs.artist import BlobReader
 from onmodel.jobs.blobs import BlobError
+from onmodel.models import ip_adapter_file
 from onmodel.models.errors import ModelError
 from onmodel.models.family import Look
 from onmodel.models.ip_adapter_file import AdapterEntry
@@ -63,6 +64,43 @@ def adapter_of(registry: Registry, model: ModelEntry) -> AdapterEntry | ModelErr
         return registry.find_adapter(model)
     except ModelError as error:
         return error
+
+
+def adapters_info(registry: Registry) -> list[dict[str, Any]]:
+    """The IpAdapters of the API: what is in the folder, whom it fits, and for whom it is taken."""
+    entries = registry.adapters()
+    models = registry.models() if entries else []
+    chosen: dict[str, list[str]] = {entry.name: [] for entry in entries}
+    for model in models:
+        try:
+            width = model.found.context_width
+            taken = ip_adapter_file.choose(entries, model.name, model.family, width)
+        except ModelError:
+            continue  # nobody holds its characters, which an empty list says
+        chosen[taken.name].append(model.name)
+    return [
+        {
+            "name": entry.name,
+            "hash": entry.hash,
+            "kind": entry.kind,
+            "problem": entry.problem or _faces_missing(entry),
+            "fits": [m.name for m in models if entry.fits(m.family, m.found.context_width)],
+            "chosen": chosen[entry.name],
+        }
+        for entry in entries
+    ]
+
+
+def _faces_missing(entry: AdapterEntry) -> str:
+    """Why a FaceID adapter cannot be used here, as far as the set-up tells, or ""."""
+    from onmodel.faces import scores
+
+    if entry.kind != "faceid" or scores.pack_is_named():
+        return ""
+    return (
+        "It is a FaceID one, which needs InsightFace on the server: name a pack in "
+        f"{scores.pack_variable} and agree to its licence ({scores.licence_variable}=accepted)."
+    )
 
 
 class Portraits:

@@ -91,6 +91,14 @@ class Artist(Protocol):
 
     def device(self) -> str:
         """What it draws on, for people: "cpu", "NVIDIA L4"... Asked once, after models()."""
+    def ip_adapters(self) -> list[dict[str, Any]]:
+        """IP-Adapters found now, which hold characters by their portraits; cheap, no torch.
+
+        Each: name, hash, kind ("plus", "plain", "faceid", "" where it cannot be told), problem
+        (why it cannot be used, or ""), fits (names of models), chosen (of these, those whose
+        characters it holds: each model has one at most).
+        """
+
 
     def release(self) -> None:
         """Lets go of warm models: a training needs the device's memory. They come back by use."""

@@ -117,11 +117,12 @@ class Worker:
                 self.tell(self._told["notice"])
 
     def tell(self, notice: str = "") -> None:
-        """Leaves word for the API: models, LoRAs, device, and why nothing is drawn, if so."""
+        """Leaves word for the API: models, LoRAs, IP-Adapters, device, and why nothing is drawn."""
         told = {
             "pid": os.getpid(),
             "models": self.artist.models(),
             "loras": self.artist.loras(),
+            "ip_adapters": self.artist.ip_adapters(),
             "device": self._told.get("device", ""),
             "notice": notice,
         }

@@ -32,6 +32,7 @@ folder_name = "ip-adapter"
 environment = "ONMODEL_IP_ADAPTER"
 kinds = ("plus", "plain", "faceid")
 """In the order in which they are chosen where several fit."""
+only_family = "sdxl"
 
 _layer_key = re.compile(r"ip_adapter\.(\d+)\.to_([kv])_ip\.weight")
 _lora_key = re.compile(r"ip_adapter\.\d+\.to_(q|k|v|out)_lora\.(down|up)\.weight")
@@ -78,6 +79,10 @@ class AdapterEntry:
         """Of its file and its encoder's."""
         return self.path.stat().st_size + (self.encoder.bytes if self.encoder else 0)
 
+    def fits(self, family: str, width: int) -> bool:
+        """Whether models of that family with so many text features can be drawn with it."""
+        return family == only_family and not self.problem and self.width == width
+
 
 def find(folder: Path, digest: Callable[[Path], str]) -> list[AdapterEntry]:
     """All IP-Adapter files under a folder, also those with a problem. digest: SHA-256 of a file."""
@@ -100,7 +105,7 @@ def find(folder: Path, digest: Callable[[Path], str]) -> list[AdapterEntry]:
 def choose(entries: Sequence[AdapterEntry], model: str, family: str, width: int) -> AdapterEntry:
     """The IP-Adapter for a model: the one that ONMODEL_IP_ADAPTER names, else of those that fit the
     first by kind and name. width: the model's text features. Raises ModelError."""
-    if family != "sdxl":
+    if family != only_family:
         raise ModelError(f"IP-Adapters hold characters with SDXL models only, not with “{model}”.")
     named = os.environ.get(environment, "").strip()
     if named:
@@ -110,7 +115,7 @@ def choose(entries: Sequence[AdapterEntry], model: str, family: str, width: int)
                 f"There is no IP-Adapter “{named}”, which {environment} names.",
                 f"Put it into the {folder_name} folder of Onmodel's data, or name another.",
             )
-    usable = [e for e in entries if not e.problem and e.width == width]
+    usable = [e for e in entries if e.fits(family, width)]
     if usable:
         return min(usable, key=lambda e: (kinds.index(e.kind), e.name))
     for entry in entries:
@@ -136,7 +141,7 @@ def _look(
     except ModelError as error:
         return AdapterEntry(name, path, "", problem=f"{error.message} {error.fix}".rstrip())
     except OSError as error:
-        return AdapterEntry(name, path, "", problem=f"It cannot be read: {error}.")
+        return AdapterEntry(name, path, "", problem=f"It cannot be read: {error.strerror}.")
 
 
 def _probe(name: str, path: Path, encoders: Sequence[EncoderEntry], digest: str) -> AdapterEntry:
