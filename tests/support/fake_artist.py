@@ -57,6 +57,11 @@ class FakeArtist:
     def loras(self) -> list[dict[str, Any]]:
         return [{"name": "ink", "title": "Ink", "hash": hashlib.sha256(b"ink").hexdigest()}]
 
+    def ip_adapters(self) -> list[dict[str, Any]]:
+        found = {"name": "plus-face", "hash": hashlib.sha256(b"plus-face").hexdigest()}
+        fitting = ["rehearsal"]
+        return [{**found, "kind": "plus", "problem": "", "fits": fitting, "chosen": fitting}]
+
     def device(self) -> str:
         return "fake"
 
