@@ -71,10 +71,6 @@ class Artist:
         registry: Registry | None = None,
         regional: RegionalSettings | None = None,
         scorer: HeadScorer | None = None,
-    def ip_adapters(self) -> list[dict[str, Any]]:
-        """IP-Adapters found now; without torch."""
-        return references.adapters_info(self.registry)
-
     ) -> None:
         self.registry = registry or Registry()
         self._regional = regional
@@ -91,6 +87,10 @@ class Artist:
     def loras(self) -> list[dict[str, Any]]:
         """LoRAs found now; without torch."""
         return [entry.info() for entry in self.registry.loras()]
+
+    def ip_adapters(self) -> list[dict[str, Any]]:
+        """IP-Adapters found now; without torch."""
+        return references.adapters_info(self.registry)
 
     def device(self) -> str:
         """The device's name, for people. Asked once, while nobody waits: imports are done here."""

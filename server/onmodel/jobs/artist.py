@@ -89,8 +89,6 @@ class Artist(Protocol):
         The server pins a request's LoRA of that name to the hash. [] where there are none.
         """
 
-    def device(self) -> str:
-        """What it draws on, for people: "cpu", "NVIDIA L4"... Asked once, after models()."""
     def ip_adapters(self) -> list[dict[str, Any]]:
         """IP-Adapters found now, which hold characters by their portraits; cheap, no torch.
 
@@ -99,6 +97,8 @@ class Artist(Protocol):
         characters it holds: each model has one at most).
         """
 
+    def device(self) -> str:
+        """What it draws on, for people: "cpu", "NVIDIA L4"... Asked once, after models()."""
 
     def release(self) -> None:
         """Lets go of warm models: a training needs the device's memory. They come back by use."""
