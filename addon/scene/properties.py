@@ -18,11 +18,9 @@ from bpy.props import (
     StringProperty,
 )
 
-from . import properties_faces
-from .properties_faces import OnmodelFacePass, OnmodelReference, OnmodelRetakes, path_options
-
-largest_seed = 2**31 - 1
-"""Blender's integers have 32 bits; the contract allows 63."""
+from ..core.holding import usual_weight
+from . import properties_faces, shapes
+from .properties_faces import OnmodelFacePass, OnmodelReference, OnmodelRetakes
 
 
 def _is_armature(_self: object, item: bpy.types.Object) -> bool:
@@ -144,15 +142,13 @@ class OnmodelCharacter(bpy.types.PropertyGroup):
         " holds characters that have no LoRA by their portraits, and leaves the others to theirs",
         default=False,
     )
-    reference_weight: FloatProperty(
-        name="Hold",
-        description="How firmly the drawing keeps to the face in the portraits: more is closer to"
-        " them, less leaves more to the words and the LoRA. 0.7 is usual; 0 only compares the"
-        " drawing with them",
-        default=0.7,
-        min=0.0,
-        max=2.0,
-        soft_max=1.0,
+    reference_weight: shapes.weight(
+        "Hold",
+        "How firmly the drawing keeps to the face in the portraits: more is closer to them, less"
+        " leaves more to the words and the LoRA. 0.7 is usual; 0 only compares the drawing with"
+        " them",
+        usual_weight,
+        usual_most=1.0,
     )
     joints: CollectionProperty(type=OnmodelJoint)
     joint_index: IntProperty()
@@ -196,32 +192,24 @@ class OnmodelShot(bpy.types.PropertyGroup):
     use_seed: BoolProperty(
         name="Own seed", description="Give this shot its own seed, not the film's", default=False
     )
-    seed: IntProperty(name="Seed", description="Seed of this shot", min=0, max=largest_seed)
+    seed: shapes.seed("Seed of this shot")
     use_resolution: BoolProperty(
         name="Own size", description="Deliver this shot in its own size", default=False
     )
-    width: IntProperty(name="Width", default=1920, min=16, max=16384, subtype="PIXEL")
-    height: IntProperty(name="Height", default=1080, min=16, max=16384, subtype="PIXEL")
+    width: shapes.delivered("Width", 1920)
+    height: shapes.delivered("Height", 1080)
     use_handles: BoolProperty(
         name="Own handles", description="Give this shot its own handles", default=False
     )
-    handles: IntProperty(
-        name="Handles",
-        description="Frames kept before and after the shot for the edit",
-        default=10,
-        min=0,
-        soft_max=100,
-    )
+    handles: shapes.handles("Frames kept before and after the shot for the edit")
     first: BoolProperty(name="First", description="Draw the first frame of the shot", default=True)
     last: BoolProperty(name="Last", description="Draw the last frame of the shot", default=True)
     keyframes: CollectionProperty(type=OnmodelKeyframe)
-    takes: IntProperty(
-        name="Takes",
-        description="Takes drawn of each keyframe of this shot; 0 uses the film's number",
+    takes: shapes.takes(
+        "Takes",
+        "Takes drawn of each keyframe of this shot; 0 uses the film's number",
         default=0,
-        min=0,
-        soft_max=8,
-        max=99,
+        least=0,
     )
     drawn: StringProperty(
         options={"HIDDEN"}, description="Settings that the shot was last drawn with, as a hash"
@@ -229,30 +217,9 @@ class OnmodelShot(bpy.types.PropertyGroup):
 
 
 class _MapFields:
-    weight: FloatProperty(
-        name="Weight",
-        description="How strictly the drawing follows this map",
-        default=1.0,
-        min=0.0,
-        max=2.0,
-        soft_max=1.5,
-    )
-    start: FloatProperty(
-        name="From",
-        description="Part of the drawing at which the map begins to guide",
-        default=0.0,
-        min=0.0,
-        max=1.0,
-        subtype="FACTOR",
-    )
-    end: FloatProperty(
-        name="To",
-        description="Part of the drawing at which the map stops guiding",
-        default=1.0,
-        min=0.0,
-        max=1.0,
-        subtype="FACTOR",
-    )
+    weight: shapes.weight("Weight", "How strictly the drawing follows this map")
+    start: shapes.share("From", "Part of the drawing at which the map begins to guide", 0.0)
+    end: shapes.share("To", "Part of the drawing at which the map stops guiding", 1.0)
 
 
 class OnmodelMap(_MapFields, bpy.types.PropertyGroup):
@@ -279,35 +246,10 @@ class OnmodelSceneSettings(bpy.types.PropertyGroup):
         description="Added to the prompt of every shot: medium, era, light",
     )
     negative_prompt: StringProperty(name="Avoid", description="What no shot of the film may show")
-    seed: IntProperty(
-        name="Seed",
-        description="Equal seeds and settings give equal drawings",
-        default=1,
-        min=0,
-        max=largest_seed,
-    )
-    takes: IntProperty(
-        name="Takes",
-        description="How many takes are drawn of each keyframe",
-        default=1,
-        min=1,
-        soft_max=8,
-        max=99,
-    )
-    handles: IntProperty(
-        name="Handles",
-        description="Frames kept before and after each shot for the edit",
-        default=10,
-        min=0,
-        soft_max=100,
-    )
-    output: StringProperty(
-        name="Output",
-        description="Folder of the drawn keyframes",
-        default="//onmodel",
-        subtype="DIR_PATH",
-        options=path_options,
-    )
+    seed: shapes.seed("Equal seeds and settings give equal drawings", 1)
+    takes: shapes.takes("Takes", "How many takes are drawn of each keyframe")
+    handles: shapes.handles("Frames kept before and after each shot for the edit")
+    output: shapes.path("Output", "Folder of the drawn keyframes", "DIR_PATH", default="//onmodel")
     model: StringProperty(
         name="Model",
         description="Model that draws. Empty: the server's first",
@@ -335,13 +277,8 @@ class OnmodelSceneSettings(bpy.types.PropertyGroup):
         max=30.0,
         soft_max=12.0,
     )
-    native_side: IntProperty(
-        name="Drawing size",
-        description="Side of the square whose area the model draws; 0 takes the model's own",
-        default=0,
-        min=0,
-        max=4096,
-        subtype="PIXEL",
+    native_side: shapes.pixels(
+        "Drawing size", "Side of the square whose area the model draws; 0 takes the model's own"
     )
     pose: PointerProperty(type=OnmodelMap, name="Pose")
     depth: PointerProperty(type=OnmodelMap, name="Depth")

@@ -7,13 +7,11 @@ No `from __future__ import annotations` here: Blender reads the annotations as v
 from pathlib import Path
 
 import bpy
-from bpy.props import BoolProperty, FloatProperty, IntProperty, PointerProperty, StringProperty
+from bpy.props import BoolProperty, FloatProperty, PointerProperty
 
 from ..core import retakes
 from ..core.request import FacePass
-
-path_options: set[str] = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
-"""Blender 4.5 wants to be told that a path may start with "//"; earlier ones refuse the word."""
+from . import shapes
 
 _pass = FacePass()
 _rule = retakes.RetakeRule()
@@ -37,11 +35,10 @@ def _portrait_chosen(self: bpy.types.PropertyGroup, _context: object) -> None:
 class OnmodelReference(bpy.types.PropertyGroup):
     """A portrait of a character: a file, and the image that Blender has made of it."""
 
-    filepath: StringProperty(
-        name="Portrait",
-        description="Picture of the character's face, PNG or JPEG",
-        subtype="FILE_PATH",
-        options=path_options,
+    filepath: shapes.path(
+        "Portrait",
+        "Picture of the character's face, PNG or JPEG",
+        "FILE_PATH",
         update=_portrait_chosen,
     )
     image: PointerProperty(type=bpy.types.Image, name="Image", options={"HIDDEN"})
@@ -55,31 +52,22 @@ class OnmodelFacePass(bpy.types.PropertyGroup):
         description="Draw every head again, large, with its own character's words and LoRAs",
         default=_pass.enabled,
     )
-    first: FloatProperty(
-        name="Repair",
-        description="Denoise strength inside the head's outline: a share of the sampler's way,"
-        " 0 to 1. More changes the face more",
-        default=_pass.first,
-        min=0.01,
-        max=1.0,
-        subtype="FACTOR",
+    first: shapes.share(
+        "Repair",
+        "Denoise strength inside the head's outline: a share of the sampler's way, 0 to 1. More"
+        " changes the face more",
+        _pass.first,
+        least=0.01,
     )
-    second: FloatProperty(
-        name="Blend",
-        description="Denoise strength of the pass over head and surroundings after it, 0 to 1;"
-        " 0 leaves it out",
-        default=_pass.second,
-        min=0.0,
-        max=1.0,
-        subtype="FACTOR",
+    second: shapes.share(
+        "Blend",
+        "Denoise strength of the pass over head and surroundings after it, 0 to 1; 0 leaves it out",
+        _pass.second,
     )
-    size: IntProperty(
-        name="Size",
-        description="Side in pixels of the square in which a head is drawn; 0 takes the model's",
-        default=_pass.size or 0,
-        min=0,
-        max=4096,
-        subtype="PIXEL",
+    size: shapes.pixels(
+        "Size",
+        "Side in pixels of the square in which a head is drawn; 0 takes the model's",
+        _pass.size or 0,
     )
     min_height: FloatProperty(
         name="Least Height",
@@ -91,14 +79,10 @@ class OnmodelFacePass(bpy.types.PropertyGroup):
         precision=0,
         step=100,
     )
-    min_visible: FloatProperty(
-        name="Least Visible",
-        description="Heads of which less than this share, 0 to 1, is uncovered are left as they"
-        " are",
-        default=_pass.min_visible,
-        min=0.0,
-        max=1.0,
-        subtype="FACTOR",
+    min_visible: shapes.share(
+        "Least Visible",
+        "Heads of which less than this share, 0 to 1, is uncovered are left as they are",
+        _pass.min_visible,
     )
     max_yaw: FloatProperty(
         name="Most Turned",
@@ -143,13 +127,11 @@ class OnmodelRetakes(bpy.types.PropertyGroup):
         soft_min=0.0,
         step=1,
     )
-    most: IntProperty(
-        name="At Most",
-        description="Takes of a keyframe in all, with those that are on disk already",
-        default=_rule.most,
-        min=1,
-        soft_max=16,
-        max=99,
+    most: shapes.takes(
+        "At Most",
+        "Takes of a keyframe in all, with those that are on disk already",
+        _rule.most,
+        usual_most=16,
     )
 
 
