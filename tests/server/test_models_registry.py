@@ -14,7 +14,7 @@ import pytest
 from onmodel.models import schedulers
 from onmodel.models.errors import ModelError
 from onmodel.models.probe import configs_folder, read_json
-from onmodel.models.registry import Registry
+from onmodel.models.registry import Registry, sample_lora_folder
 
 from tests.server.drawing import make_data
 from tests.server.lora_files import entry, raw
@@ -129,6 +129,33 @@ def test_lora_listing_and_sentences(data):
     with pytest.raises(ModelError) as caught:
         found.find_lora("bob")
     assert "“ann”" in caught.value.message and "bob.safetensors" in caught.value.fix
+
+
+def test_the_samples_loras_come_with_the_embedded_model(data, tmp_path):
+    good = {
+        "lora_unet_x.lora_down.weight": entry([2, 4], 0, 32),
+        "lora_unet_x.lora_up.weight": entry([4, 2], 32, 64),
+    }
+    shipped, own = tmp_path / "package" / "sample_loras", tmp_path / "data" / "loras"
+    for folder in (shipped, own):
+        folder.mkdir(parents=True)
+    raw(shipped / "Mara.safetensors", good, bytes(64))
+    embedded = tmp_path / "package" / "weights"
+    found = Registry(tmp_path / "data", extra=[], embedded=embedded)
+    assert found.find_lora("Mara").path == shipped / "Mara.safetensors"
+    raw(own / "Mara.safetensors", good, bytes([1]) * 64)
+    assert found.find_lora("Mara").path == own / "Mara.safetensors"
+    assert found.find_lora("sample_loras/Mara").path == shipped / "Mara.safetensors"
+
+
+def test_every_server_finds_the_loras_that_ship(tmp_path):
+    shipped = {file.stem for file in sample_lora_folder.glob("*.safetensors")}
+    found = {lora.name: lora for lora in Registry(tmp_path, extra=[]).loras()}
+    assert set(found) == shipped
+    for lora in found.values():
+        assert not lora.problem and lora.family == "sdxl" and lora.trigger
+        assert lora.title == lora.name
+        assert not any("dirs" in key or "tag_frequency" in key for key in lora.metadata)
 
 
 def test_hash_follows_the_file(data):

@@ -8,8 +8,9 @@ Folders, under the data folder (environment ONMODEL_HOME, else the platform's pl
     ip-adapter/  IP-Adapters and their picture encoders, see ip_adapter_file.py
 Further model folders: environment ONMODEL_MODELS, separated as in PATH. A hub cache
 (models--org--name) is understood in any of them. The embedded model "rehearsal" comes with the
-package. A model folder may hold `onmodel.json` with any of: title, native_pixels, multiple,
-map_kinds, default_preset, steps, guidance, true_guidance.
+package, and so do the LoRAs of the sample storyboard's cast, which fit it; a LoRA of the same name
+in the data folder comes before them. A model folder may hold `onmodel.json` with any of: title,
+native_pixels, multiple, map_kinds, default_preset, steps, guidance, true_guidance.
 
 Nothing is ever fetched: models come to this machine by hand or by the hub's own tools.
 """
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from onmodel.jobs.folders import default_data_folder
-from onmodel.models import ip_adapter_file, lora_file, schedulers
+from onmodel.models import ip_adapter_file, lora_file, sampling, schedulers
 from onmodel.models.errors import ModelError
 from onmodel.models.hashes import HashCache
 from onmodel.models.ip_adapter_file import AdapterEntry
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 embedded_name = "rehearsal"
 embedded_folder = Path(__file__).resolve().parent.parent / "rehearsal" / "weights"
+sample_lora_folder = embedded_folder.with_name("sample_loras")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class ModelEntry:
             "map_kinds": list(self.map_kinds),
             "presets": list(self.presets),
             "default_preset": self.default_preset,
+            "sampling": {name: asdict(sampling.usual(self, name)) for name in self.presets},
             "hash": self.hash,
             "embedded": self.embedded,
         }
@@ -107,7 +110,8 @@ class LoraEntry:
 class Registry:
     """Looks at the folders anew on every call; hashes are remembered by size and time.
 
-    data: the data folder. extra: further model folders. embedded: the embedded model's folder.
+    data: the data folder. extra: further model folders. embedded: the embedded model's folder; the
+    LoRAs that come with it lie beside it.
     """
 
     def __init__(
@@ -125,6 +129,7 @@ class Registry:
         self.controlnet_folder = self.data / "controlnet"
         self.adapter_folder = self.data / ip_adapter_file.folder_name
         self.embedded = embedded
+        self.sample_lora_folder = embedded.with_name(sample_lora_folder.name)
         self.problems: dict[str, str] = {}
         self._hashes = HashCache(self.data / "cache" / "hashes.json")
         self._loras: dict[tuple[str, int, int], LoraEntry] = {}
@@ -166,12 +171,9 @@ class Registry:
         )
 
     def loras(self) -> list[LoraEntry]:
-        """All LoRA files, also those with a problem."""
-        files = sorted(self.lora_folder.rglob("*.safetensors")) if self.lora_folder.is_dir() else []
+        """All LoRA files, also those with a problem; the sample's last."""
         found: dict[str, LoraEntry] = {}
-        for path in files:
-            relative = path.relative_to(self.lora_folder).with_suffix("").as_posix()
-            name = path.stem if path.stem not in found else relative
+        for name, path in self._lora_files():
             try:
                 found[name] = self._lora(name, path)
             except OSError as error:
@@ -210,6 +212,17 @@ class Registry:
         """The IP-Adapter that holds characters of this model's drawings. Raises ModelError."""
         width = model.found.context_width
         return ip_adapter_file.choose(self.adapters(), model.name, model.family, width)
+
+    def _lora_files(self) -> Iterable[tuple[str, Path]]:
+        """Names and files; a name once, a second file of it by the folder that it lies in."""
+        taken: set[str] = set()
+        for folder in (self.lora_folder, self.sample_lora_folder):
+            for path in sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []:
+                place = folder.name if folder == self.sample_lora_folder else ""
+                relative = path.relative_to(folder).with_suffix("").as_posix()
+                name = path.stem if path.stem not in taken else f"{place}/{relative}".lstrip("/")
+                taken.add(name)
+                yield name, path
 
     def _candidates(self) -> Iterable[tuple[str, Path]]:
         for folder in self.model_folders:
