@@ -32,18 +32,17 @@ import argparse
 import json
 import logging
 import os
-import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from bench import painter
+from world import lora_training
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
@@ -64,66 +63,20 @@ stranger_mix = {
 map_kinds = ("pose", "depth", "normal")
 
 
-def changing(parts: dict[str, str]) -> str:
-    """What is no part of the person: a training caption has the trigger and this."""
-    return ", ".join(parts[k] for k in ("expression", "view", "look", "framing", "set"))
-
-
 def make_data(out: Path, identity: int, look: str, count: int) -> None:
     """The character's pictures under data, and images with the training's captions."""
     data = out / "data"
     if not ((data / "character.json").is_file() and (data / "checks").is_dir()):
         arguments = ["--identity", str(identity), "--look", look, "--count", str(count)]
-        _call("world.characters", str(data), *arguments)
-    for purpose, name in (("train", "images"), ("checks", "checks")):
-        target = out / name
-        target.mkdir(parents=True, exist_ok=True)
-        for path in sorted((data / purpose).iterdir()):
-            if path.suffix == ".png" or path.name.endswith(".head.json"):
-                shutil.copyfile(path, target / path.name)
-            elif path.suffix == ".json":
-                parts = json.loads(path.read_text())["parts"]
-                subject = f"{trigger} {parts['noun']}, " if purpose == "train" else ""
-                words = f"{subject}{changing(parts)}\n"
-                (target / path.name).with_suffix(".txt").write_text(words)
+        lora_training.call("world.characters", str(data), *arguments)
+    lora_training.lay_out(out, trigger, lambda parts, _: lora_training.changing(parts))
 
 
-def _call(module: str, *arguments: str) -> None:
-    """A module's command line in a process of its own. Raises CalledProcessError."""
-    # Blender writes a line for every render.
-    quiet = subprocess.DEVNULL if module.startswith("world") else None
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=quiet)
-
-
-def train(out: Path, name: str, noun: str, settings: Sequence[str]) -> float:
-    """Train the LoRA into loras/NAME.safetensors; returns the seconds of CPU it took in all."""
-    run, about = out / "run", out / "about.json"
-    told: dict[str, Any] = json.loads(about.read_text()) if about.is_file() else {}
-    finished = run / f"{name}.safetensors"
-    if not finished.is_file():
-        if (run / "plan.toml").is_file():
-            arguments = ["--resume", "--out", str(run)]
-        else:
-            arguments = ["--preset", "rehearsal", "--images", str(out / "images")]
-            arguments += ["--trigger", trigger, "--noun", noun, "--name", name, "--out", str(run)]
-            checks = {"maps": str(out / "checks"), "prompts": ["{trigger} {noun}, {caption}"]}
-            settings = [*(f"validation.{k}={json.dumps(v)}" for k, v in checks.items()), *settings]
-            arguments += [part for setting in settings for part in ("--set", setting)]
-        before = _children()
-        try:
-            _call("onmodel.cli", "train", *arguments)
-        finally:
-            told["cpu_seconds"] = told.get("cpu_seconds", 0.0) + _children() - before
-            about.write_text(json.dumps(told))
+def train(out: Path, name: str, noun: str, settings: Sequence[str]) -> None:
+    """Train the LoRA into loras/NAME.safetensors."""
+    finished = lora_training.train(out, out / "run", name, trigger, noun, settings)
     (out / "loras").mkdir(exist_ok=True)
     shutil.copyfile(finished, out / "loras" / finished.name)
-    return float(told.get("cpu_seconds", 0.0))
-
-
-def _children() -> float:
-    """Seconds of CPU of all finished children."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def prompts(parts: dict[str, str]) -> dict[str, str]:
@@ -168,7 +121,7 @@ def draw(out: Path, name: str, pictures: int | None, steps: int | None) -> None:
 def make_strangers(folder: Path, count: int) -> None:
     """References and test pictures of `count` strangers in each look, as `world.characters` makes
     them: folder/strangers/LOOK/IDENTITY."""
-    from world import characters
+    from world import characters, people
     from world.studio import Studio
 
     studio = Studio()
@@ -176,7 +129,8 @@ def make_strangers(folder: Path, count: int) -> None:
         for identity in range(first_stranger, first_stranger + count):
             out = folder / "strangers" / look / str(identity)
             if not (out / "character.json").is_file():
-                characters.make(out, studio, identity, look, 0, stranger_mix)
+                who = people.resident(identity)
+                characters.make(out, studio, who, look, 0, stranger_mix)
 
 
 def main(argv: list[str]) -> int:
@@ -203,15 +157,15 @@ def main(argv: list[str]) -> int:
     try:
         make_data(out, options.identity, options.look, options.count)
         about = json.loads((out / "data" / "character.json").read_text())
-        seconds = train(out, name, about["noun"], options.set)
+        train(out, name, about["noun"], options.set)
     except subprocess.CalledProcessError as error:
         log.error("%s: %s ended with %d, see above.", name, error.cmd[2], error.returncode)
         return 1
     draw(out, name, options.pictures, options.draw_steps)
+    seconds = lora_training.cpu_seconds(out)
     told = {"identity": options.identity, "look": options.look, "cpu_seconds": round(seconds, 1)}
-    found = out / "run" / "choice.json"
-    if found.is_file():  # not where --set had it draw nothing
-        choice = json.loads(found.read_text())
+    choice = lora_training.choice_of(out / "run")
+    if choice is not None:
         told |= {"step": choice["best"], "choice": choice["sentence"]}
     (out / "about.json").write_text(json.dumps(told))
     log.info("%s: trained in %.1f min of CPU. %s", out, seconds / 60, told.get("choice", ""))

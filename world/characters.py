@@ -40,7 +40,7 @@ from PIL import Image
 from addon.core.depth import depth_map, depth_range
 from addon.core.openpose import draw_pose
 from addon.core.request import Keypoint, Pose
-from world import looks, people, poses, samples, sets
+from world import looks, people, poses, samples, sets, storyboard_cast
 from world.cast import Actor, act, close_framings, facing, frame, framings, placed
 from world.studio import Studio
 
@@ -161,14 +161,13 @@ def _write_maps(prefix: str, arrays: dict[str, Array], description: dict[str, An
 def make(
     out: Path,
     studio: Studio,
-    seed: int,
+    who: people.Identity,
     look: str,
     count: int,
     tests: dict[str, int],
     checks: int = 0,
 ) -> None:
     """Write a character's folders, see the module's head. tests: framing to number."""
-    who = people.resident(seed)
     for name in ("train", "references", "test", "checks"):
         (out / name).mkdir(parents=True, exist_ok=True)
     for number, framing in enumerate(spread(train_mix, count), 1):
@@ -227,12 +226,14 @@ def main(argv: list[str]) -> int:
     """Make the pictures of one person for training and testing a LoRA."""
     parser = argparse.ArgumentParser(prog="python -m world.characters", description=main.__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument(
+    person = parser.add_mutually_exclusive_group(required=True)
+    person.add_argument(
         "--identity",
         type=int,
-        required=True,
         help=f"seed of the person; from {samples.identities} on: never in the training world",
     )
+    cast = storyboard_cast.identities()
+    person.add_argument("--storyboard", choices=list(cast), help="a person of the sample")
     parser.add_argument("--look", choices=looks.looks, required=True)
     parser.add_argument("--count", type=int, default=24, help="training pictures")
     parser.add_argument(
@@ -246,9 +247,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--checks", type=int, default=6, help="shots to draw while training")
     options = parser.parse_args(argv)
     tests = dict(options.test) if options.test else test_mix
-    arguments = (options.identity, options.look, options.count, tests, options.checks)
-    make(options.out, Studio(), *arguments)
-    log.info("%s: %s", options.out, people.description(people.resident(options.identity)))
+    who = cast[options.storyboard] if options.storyboard else people.resident(options.identity)
+    make(options.out, Studio(), who, options.look, options.count, tests, options.checks)
+    log.info("%s: %s", options.out, people.description(who))
     return 0
 
 

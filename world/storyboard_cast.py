@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import bpy
@@ -17,6 +18,10 @@ from world import body, people, rigging
 from world.storyboard_set import material
 
 expressions = ("smiling", "laughing", "surprised")
+triggers = {"Mara": "maravel", "Jonas": "jonskar"}
+"""The invented word of each person's LoRA, see `world.storyboard_loras`."""
+lora_folder = Path(__file__).parents[1] / "server" / "onmodel" / "rehearsal" / "sample_loras"
+"""Where every server finds them (`onmodel.models.registry`)."""
 
 
 @dataclass
@@ -72,6 +77,11 @@ def identities() -> dict[str, people.Identity]:
             bottom_colour="blue",
         ),
     }
+
+
+def lora_file(name: str) -> Path:
+    """A person's LoRA, whether it is made or not."""
+    return lora_folder / f"{name}.safetensors"
 
 
 def build(name: str, who: people.Identity, family: str, collection: bpy.types.Collection) -> Actor:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The shipped storyboard has what it promises, in every Blender that opens it."""
 
+import json
+import struct
 from pathlib import Path
 
 import bpy
@@ -12,7 +14,8 @@ from mathutils import Vector
 import addon
 from addon.scene import cast, problems, shots
 
-sample = Path(__file__).resolve().parents[2] / "samples" / "storyboard.blend"
+root = Path(__file__).resolve().parents[2]
+sample = root / "samples" / "storyboard.blend"
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +153,22 @@ def test_they_look_different(actors, scene):
     rest = {n: np.array([v.co for v in a.meshes[0].data.vertices]) for n, a in actors.items()}
     tall = {n: r[:, 2].max() for n, r in rest.items()}
     assert tall["Jonas"] - tall["Mara"] > 0.1
+
+
+def test_each_is_drawn_by_the_lora_that_ships_for_it(scene, actors):
+    folder = root / "server" / "onmodel" / "rehearsal" / "sample_loras"
+    shipped = {file.stem: file.read_bytes() for file in folder.glob("*.safetensors")}
+    named = {n: [(lora.name, lora.weight) for lora in a.loras] for n, a in actors.items()}
+    assert named == {n: [(n, 1.0)] if n in shipped else [] for n in actors}
+    assert set(shipped) <= set(actors)
+    for name, data in shipped.items():
+        header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+        words = header["__metadata__"]
+        assert words["modelspec.trigger_phrase"] == f"{actors[name].trigger} {actors[name].noun}"
+        assert not any("dirs" in key or "tag_frequency" in key for key in words)
+        assert len(data) < 3e6
+        assert scene.onmodel.model == "rehearsal", "the model that the LoRA fits"
+    assert len({a.trigger for n, a in actors.items() if n in shipped}) == len(shipped)
 
 
 def test_faces_are_marked(actors):

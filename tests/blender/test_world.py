@@ -160,9 +160,9 @@ def test_drawn_people_have_larger_eyes_and_every_hairstyle_stands_on_the_head():
 def test_a_character_has_folders_a_trainer_reads(studio, tmp_path):
     from PIL import Image
 
-    from world import characters
+    from world import characters, people
 
-    characters.make(tmp_path, studio, 4102, "realistic", 2, {"portrait": 1})
+    characters.make(tmp_path, studio, people.resident(4102), "realistic", 2, {"portrait": 1})
     for stem in ("0001", "0002"):
         picture = Image.open(tmp_path / "train" / f"{stem}.png")
         mask = np.asarray(Image.open(tmp_path / "train" / f"{stem}.mask.png"))
