@@ -8,9 +8,7 @@ the transformer's door.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,54 +16,43 @@ import torch
 from torch import nn
 
 from onmodel.generate import regional_settings
-from onmodel.generate.regional_loras import Cast, Plan, RegionalLayers, Rows
+from onmodel.generate.regional_loras import Plan
 from onmodel.generate.regional_settings import RegionalSettings
-from onmodel.generate.regions import token_shares
-from onmodel.models import flux_control, flux_text, lora_names, memory
+from onmodel.models import flux_control, flux_text, lora_names
 from onmodel.models.errors import ModelError
-from onmodel.models.family import Clock, Family, Picture, Prepared, RegionPrompt, Site
+from onmodel.models.family import Picture, Prepared, RegionPrompt
 from onmodel.models.flux_batch import Batch, PictureText
 from onmodel.models.flux_control import Control
 from onmodel.models.flux_parts import Parts, load_parts
 from onmodel.models.flux_text import Embedding
 from onmodel.models.flux_tokens import pack, token_places, unpack
+from onmodel.models.loaded import LoadedFamily
 from onmodel.models.memory import Place
-from onmodel.models.preview import LinearPreview
 from onmodel.models.registry import ModelEntry
 
 log = logging.getLogger(__name__)
 
-text_cache_size = 64
-"""A prompt of dev takes 4 MiB in bfloat16."""
 
-
-class Flux(Family):
+class Flux(LoadedFamily[Parts, Embedding]):
     """A loaded Flux."""
 
+    # A prompt of dev takes 4 MiB in bfloat16.
+    text_cache_size = 64
+
     def __init__(self, entry: ModelEntry, place: Place, parts: Parts) -> None:
-        self.entry = entry
-        self.place = place
-        self.parts = parts
-        self.clock = Clock()
-        self.components = {
+        components = {
             "transformer": parts.transformer,
             "text_encoder": parts.clip,
             "text_encoder_2": parts.t5,
         }
-        self.dtype: torch.dtype = parts.transformer.dtype
-        self.latent_scale = 2 ** (len(parts.vae.config.block_out_channels) - 1)
+        sites = lora_names.flux_sites(components)
+        # Two by two latent cells are one token.
+        channels = parts.transformer.config.in_channels // 4
+        super().__init__(entry, place, parts, components, sites, parts.transformer, channels)
         self.told = bool(parts.transformer.config.guidance_embeds)
         # What the two models were trained with.
         self.text_length = 512 if self.told else 256
-        self.regional = RegionalLayers(self.components)
-        self._texts: OrderedDict[tuple[str, Cast], Embedding] = OrderedDict()
-        self._sites = lora_names.flux_sites(self.components)
-        if place.tile_vae:
-            parts.vae.enable_tiling()
-        if not place.offload:
-            for module in self._modules():
-                module.to(place.device)
-        self._preview = LinearPreview.fit(self)
+        self._move_in()
 
     @classmethod
     def load(cls, entry: ModelEntry, place: Place) -> Flux:
@@ -83,52 +70,17 @@ class Flux(Family):
         p = self.parts
         return [m for m in (p.transformer, p.vae, p.clip, p.t5, p.controlnet) if m is not None]
 
-    @contextmanager
-    def _at_work(self, *modules: nn.Module | None) -> Iterator[None]:
-        """With little memory: these modules on the device, all others off it."""
-        if self.place.offload:
-            wanted = [m for m in modules if m is not None]
-            for module in self._modules():
-                if not any(module is m for m in wanted):
-                    module.to("cpu")
-            for module in wanted:
-                module.to(self.place.device)
-        yield
-
     # Text
 
-    def forget_text(self) -> None:
-        self._texts.clear()
+    def _text_modules(self) -> Sequence[nn.Module]:
+        return [self.parts.clip, self.parts.t5]
 
-    @torch.inference_mode()
-    def embed(self, text: str, cast: Cast = ()) -> Embedding:
-        """The embedding of a prompt of any length, from the cache where it is known.
-
-        cast: the regional LoRAs of the character whose own prompt it is.
-        """
-        cast = tuple(item for item in cast if item[0] in self.regional.text)
-        key = (text, cast)
-        if key not in self._texts:
-            parts = self.parts
-            with (
-                self._at_work(parts.clip, parts.t5),
-                self.clock.measure("text", self.place),
-                self.regional.acting(Rows([(slice(None), cast)]) if cast else None),
-            ):
-                found = flux_text.encode(
-                    parts.clip,
-                    parts.t5,
-                    parts.tokenizers,
-                    text,
-                    self.text_length,
-                    self.place.device,
-                )
-            keys, pooled = found.keys.to(self.dtype), found.pooled.to(self.dtype)
-            self._texts[key] = Embedding(keys, pooled, found.words)
-            if len(self._texts) > text_cache_size:
-                self._texts.popitem(last=False)
-        self._texts.move_to_end(key)
-        return self._texts[key]
+    def _encode_text(self, text: str) -> Embedding:
+        parts = self.parts
+        found = flux_text.encode(
+            parts.clip, parts.t5, parts.tokenizers, text, self.text_length, self.place.device
+        )
+        return Embedding(found.keys.to(self.dtype), found.pooled.to(self.dtype), found.words)
 
     # Sampling
 
@@ -145,13 +97,8 @@ class Flux(Family):
         texts = [
             self._text_of(p, regions, scale) for p, regions in zip(pictures, every, strict=True)
         ]
-        size = (first.height // self.latent_scale, first.width // self.latent_scale)
-        shares = torch.zeros(len(pictures), max(1, *(len(r) for r in every)), *size)
-        for row, regions in enumerate(every):
-            if regions:
-                masks = torch.from_numpy(np.stack([r.mask for r in regions]))
-                shares[row, : len(regions)] = token_shares(masks, size)
-        shares = shares.to(self.place.device)
+        size = self._latent_size(first.width, first.height)
+        shares = self._shares(every, size)
         controls = self._controls(pictures)
         return Batch(texts, shares, controls, size, guidance, scale, regional, self.regional)
 
@@ -190,15 +137,11 @@ class Flux(Family):
             for i, m in enumerate(pictures[0].maps)
         ]
 
-    def noise(self, generator: torch.Generator, width: int, height: int) -> torch.Tensor:
-        channels = self.parts.transformer.config.in_channels // 4
-        size = (1, channels, height // self.latent_scale, width // self.latent_scale)
-        return torch.randn(size, generator=generator, dtype=torch.float32)
-
     def set_steps(self, scheduler: Any, steps: int, width: int, height: int) -> None:
         """Equal steps from noise on, shifted the more towards noise the more tokens there are, as
         Black Forest Labs' `get_schedule` and diffusers' pipeline do it."""
-        tokens = (height // self.latent_scale // 2) * (width // self.latent_scale // 2)
+        rows, columns = self._latent_size(width, height)
+        tokens = (rows // 2) * (columns // 2)
         config = scheduler.config
         least, most = config.base_image_seq_len, config.max_image_seq_len
         slope = (config.max_shift - config.base_shift) / (most - least)
@@ -288,40 +231,10 @@ class Flux(Family):
         )[0]
         return unpack(out.float(), *batch.size)
 
-    # Pixels
-
-    @torch.inference_mode()
-    def encode(self, images: np.ndarray) -> torch.Tensor:
-        vae = self.parts.vae
-        with self._at_work(vae), self.clock.measure("encode", self.place):
-            x = torch.from_numpy(images).to(self.place.device).permute(0, 3, 1, 2)
-            x = (x.float() / 127.5 - 1.0).to(vae.dtype)
-            z = vae.encode(x).latent_dist.mode().float()
-            return (z - vae.config.shift_factor) * vae.config.scaling_factor
-
-    def cells(self, masks: np.ndarray) -> torch.Tensor:
-        height, width = masks.shape[-2:]
-        size = (height // self.latent_scale, width // self.latent_scale)
-        return token_shares(torch.from_numpy(masks)[:, None], size).to(self.place.device)
-
-    @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        vae = self.parts.vae
-        with self._at_work(vae), self.clock.measure("decode", self.place):
-            z = latents.float() / vae.config.scaling_factor + vae.config.shift_factor
-            pixels = vae.decode(z.to(vae.dtype), return_dict=False)[0].float()
-            pixels = ((pixels + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
-
-    def preview(self, latents: torch.Tensor) -> np.ndarray:
-        return self._preview.draw(latents)
-
-    def lora_sites(self) -> dict[str, Site]:
-        return self._sites
-
-    def unload(self) -> None:
-        self.regional.detach()
-        self.components = {}
-        self._texts.clear()
-        del self.parts
-        memory.free_cache(self.place)
+    def _scaled(self, latents: torch.Tensor, back: bool) -> torch.Tensor:
+        config = self.parts.vae.config
+        if back:
+            scaled: torch.Tensor = latents / config.scaling_factor + config.shift_factor
+        else:
+            scaled = (latents - config.shift_factor) * config.scaling_factor
+        return scaled

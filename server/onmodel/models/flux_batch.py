@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from onmodel.generate.joint_regions import JointRegions
-from onmodel.generate.regional_loras import Cast, Fields, Plan, RegionalLayers, Rows, weight_table
+from onmodel.generate.regional_loras import Cast, Fields, RegionalLayers, Rows, weight_table
 from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regional_ways import Blend, whole_runs
 from onmodel.generate.regions import join_prompts
-from onmodel.models.family import Prepared
 from onmodel.models.flux_control import Control
 from onmodel.models.flux_text import Embedding
+from onmodel.models.regional_batch import RegionalBatch
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,11 @@ class PictureText:
     whole: int | None
 
 
-class Batch(Prepared):
+class Batch(RegionalBatch[PictureText, Control]):
     """Pictures made ready for Flux.
 
     The transformer's rows are the pictures that have a negative prompt, drawn with that, and then
-    all pictures. controls: their maps. shares: (B, R, h, w), the part of each latent cell that a
-    region covers. size: of the latents. guidance: what the model is told, where it takes that.
+    all pictures. size: of the latents. guidance: what the model is told, where it takes that.
     scale: of the difference that a negative prompt makes.
     """
 
@@ -54,20 +52,9 @@ class Batch(Prepared):
         settings: RegionalSettings,
         regional: RegionalLayers,
     ) -> None:
-        self.pictures = pictures
-        self.shares = shares
-        self.controls = controls
-        self.size = size
+        super().__init__(pictures, shares, controls, size, settings, regional)
         self.guidance = guidance
         self.scale = scale
-        self.settings = settings
-        self.regional = regional
-        self._assemble()
-
-    def keep(self, rows: Sequence[int]) -> None:
-        self.pictures = [self.pictures[r] for r in rows]
-        self.shares = self.shares[list(rows)]
-        self.controls = [replace(c, tokens=c.tokens[list(rows)]) for c in self.controls]
         self._assemble()
 
     def _assemble(self) -> None:
@@ -91,8 +78,8 @@ class Batch(Prepared):
 
     def _bind(self, shares: torch.Tensor, segments: torch.Tensor, grid: tuple[int, int]) -> None:
         """Where the regional LoRAs act: by fields, on whole rows, or in passes that are blended."""
-        self.blend: Blend | None = None
-        self._plan: Plan | None = None
+        self.blend = None
+        self._plan = None
         pictures = [self.pictures[b] for b in self.order]
         casts = [p.casts for p in pictures]
         bound = [p for p in pictures if any(p.casts)]
@@ -114,12 +101,6 @@ class Batch(Prepared):
             grids = {grid[0] * grid[1]: grid}
             dtype = self.keys.dtype
             self._plan = Fields(shares, weights, segments, grids, self.settings, dtype, shot)
-
-    def plan(self, progress: float) -> Plan | None:
-        """What the regional LoRAs do at this part of the steps, where nothing is blended."""
-        if isinstance(self._plan, Fields):
-            self._plan.grown = self.settings.grown_at(progress)
-        return self._plan
 
     def mask_of(self, rows: list[int] | None) -> torch.Tensor | None:
         """Who sees whom in these rows, or in all; None: everybody everybody."""

@@ -11,7 +11,7 @@ reach the whole picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class Control:
     weight: float
     start: float
     end: float
+
+    def of(self, rows: torch.Tensor) -> Control:
+        """The same map of these pictures alone. rows: (n,) integers."""
+        return replace(self, tokens=self.tokens[rows])
 
 
 def load_net(path: Path, dtype: Any) -> Any:

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,58 +12,48 @@ import torch
 from torch import nn
 
 from onmodel.generate import regional_settings
-from onmodel.generate.regional_loras import Cast, Plan, RegionalLayers, Rows
+from onmodel.generate.regional_loras import Cast, Plan
 from onmodel.generate.regional_settings import RegionalSettings
-from onmodel.generate.regions import token_shares, use_regions
+from onmodel.generate.regions import use_regions
 from onmodel.models import lora_names, memory, sdxl_text
 from onmodel.models.errors import ModelError
-from onmodel.models.family import Clock, Family, Look, Picture, Prepared, Site
+from onmodel.models.family import Look, Picture, Prepared
 from onmodel.models.ip_adapter import IPAdapter, LookTokens
 from onmodel.models.ip_adapter_file import AdapterEntry
+from onmodel.models.loaded import LoadedFamily
 from onmodel.models.memory import Place
 from onmodel.models.once_embedded import embed_once
-from onmodel.models.preview import LinearPreview
 from onmodel.models.probe import union_modes
 from onmodel.models.registry import ModelEntry
 from onmodel.models.sdxl_batch import Batch, Control, Embedding, PictureText
 from onmodel.models.sdxl_parts import Parts, load_parts
 
-text_cache_size = 256
 look_cache_size = 64
 
 
-class SDXL(Family):
+class SDXL(LoadedFamily[Parts, Embedding]):
     """A loaded SDXL."""
 
+    text_cache_size = 256
+
     def __init__(self, entry: ModelEntry, place: Place, parts: Parts) -> None:
-        self.entry = entry
-        self.place = place
-        self.parts = parts
-        self.clock = Clock()
-        self.components = {
+        components = {
             "unet": parts.unet,
             "text_encoder": parts.text_encoders[0],
             "text_encoder_2": parts.text_encoders[1],
         }
-        self.dtype: torch.dtype = parts.unet.dtype
-        self.latent_scale = 2 ** (len(parts.vae.config.block_out_channels) - 1)
-        self.regional = RegionalLayers(self.components)
+        sites = lora_names.sdxl_sites(components)
+        channels = parts.unet.config.in_channels
+        super().__init__(entry, place, parts, components, sites, parts.unet, channels)
         self.adapter: IPAdapter | None = None
-        self._texts: OrderedDict[tuple[str, Cast], Embedding] = OrderedDict()
         self._looks: OrderedDict[tuple[str, ...], LookTokens] = OrderedDict()
-        self._sites = lora_names.sdxl_sites(self.components)
         use_regions(parts.unet)
         if parts.controlnet is not None:
             use_regions(parts.controlnet)
             embed_once(parts.controlnet)
-        if place.tile_vae:
-            parts.vae.enable_tiling()
-        if not place.offload:
-            for module in self._modules():
-                module.to(place.device)
         if place.device == "cpu":
             parts.vae.to(memory_format=torch.channels_last)
-        self._preview = LinearPreview.fit(self)
+        self._move_in()
 
     @classmethod
     def load(cls, entry: ModelEntry, place: Place) -> SDXL:
@@ -76,42 +65,10 @@ class SDXL(Family):
         held = self.adapter.modules if self.adapter else []
         return [m for m in (p.unet, p.vae, p.controlnet, *p.text_encoders, *held) if m is not None]
 
-    @contextmanager
-    def _at_work(self, *modules: nn.Module | None) -> Iterator[None]:
-        """With little memory: these modules on the device, all others off it."""
-        if self.place.offload:
-            wanted = [m for m in modules if m is not None]
-            for module in self._modules():
-                if not any(module is m for m in wanted):
-                    module.to("cpu")
-            for module in wanted:
-                module.to(self.place.device)
-        yield
-
     # Text
 
-    def forget_text(self) -> None:
-        self._texts.clear()
-
-    @torch.inference_mode()
-    def embed(self, text: str, cast: Cast = ()) -> Embedding:
-        """The embedding of a prompt of any length, from the cache where it is known.
-
-        cast: the regional LoRAs of the character whose own prompt it is.
-        """
-        cast = tuple(item for item in cast if item[0] in self.regional.text)
-        key = (text, cast)
-        if key not in self._texts:
-            with (
-                self._at_work(*self.parts.text_encoders),
-                self.clock.measure("text", self.place),
-                self.regional.acting(Rows([(slice(None), cast)]) if cast else None),
-            ):
-                self._texts[key] = self._encode_text(text)
-            if len(self._texts) > text_cache_size:
-                self._texts.popitem(last=False)
-        self._texts.move_to_end(key)
-        return self._texts[key]
+    def _text_modules(self) -> Sequence[nn.Module]:
+        return self.parts.text_encoders
 
     def _encode_text(self, text: str) -> Embedding:
         parts = self.parts
@@ -181,16 +138,10 @@ class SDXL(Family):
                 if r.look is not None
             ]
             texts.append(PictureText(shot, own, negative, casts, whole, looks))
-        size = (first.height // self.latent_scale, first.width // self.latent_scale)
-        shares = torch.zeros(len(pictures), max(1, *(len(parts) for parts in regions)), *size)
-        for row, parts in enumerate(regions):
-            if parts:
-                masks = torch.from_numpy(np.stack([r.mask for r in parts]))
-                shares[row, : len(parts)] = token_shares(masks, size)
         controls = self._controls(pictures)
         return Batch(
             texts,
-            shares.to(self.place.device),
+            self._shares(regions, self._latent_size(first.width, first.height)),
             controls,
             (first.height, first.width),
             guidance,
@@ -217,11 +168,6 @@ class SDXL(Family):
                 features = net.controlnet_cond_embedding(x)
                 controls.append(Control(union_modes[m.kind], features, m.weight, m.start, m.end))
         return controls
-
-    def noise(self, generator: torch.Generator, width: int, height: int) -> torch.Tensor:
-        channels = self.parts.unet.config.in_channels
-        size = (1, channels, height // self.latent_scale, width // self.latent_scale)
-        return torch.randn(size, generator=generator, dtype=torch.float32)
 
     @torch.inference_mode()
     def denoise(
@@ -313,10 +259,7 @@ class SDXL(Family):
         )
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
 
-    # Pixels
-
     def _scaled(self, latents: torch.Tensor, back: bool) -> torch.Tensor:
-        """Between the denoiser's latents and the VAE's."""
         config = self.parts.vae.config
         scale = config.scaling_factor
         mean = getattr(config, "latents_mean", None)
@@ -327,39 +270,7 @@ class SDXL(Family):
         s = latents.new_tensor(std).view(1, -1, 1, 1)
         return latents * s / scale + m if back else (latents - m) * scale / s
 
-    @torch.inference_mode()
-    def encode(self, images: np.ndarray) -> torch.Tensor:
-        vae = self.parts.vae
-        with self._at_work(vae), self.clock.measure("encode", self.place):
-            x = torch.from_numpy(images).to(self.place.device).permute(0, 3, 1, 2)
-            x = (x.float() / 127.5 - 1.0).to(vae.dtype)
-            return self._scaled(vae.encode(x).latent_dist.mode().float(), back=False)
-
-    def cells(self, masks: np.ndarray) -> torch.Tensor:
-        height, width = masks.shape[-2:]
-        size = (height // self.latent_scale, width // self.latent_scale)
-        return token_shares(torch.from_numpy(masks)[:, None], size).to(self.place.device)
-
-    @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        vae = self.parts.vae
-        with self._at_work(vae), self.clock.measure("decode", self.place):
-            x = self._scaled(latents.float(), back=True).to(vae.dtype)
-            pixels = vae.decode(x, return_dict=False)[0].float()
-            pixels = ((pixels + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-            return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
-
-    def preview(self, latents: torch.Tensor) -> np.ndarray:
-        return self._preview.draw(latents)
-
-    def lora_sites(self) -> dict[str, Site]:
-        return self._sites
-
     def unload(self) -> None:
-        self.regional.detach()
-        self.components = {}
-        self._texts.clear()
         self._looks.clear()
         self.adapter = None
-        del self.parts
-        memory.free_cache(self.place)
+        super().unload()

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from onmodel.generate.image_tokens import Held, ImageTokens
-from onmodel.generate.regional_loras import Cast, Fields, Plan, RegionalLayers, Rows, weight_table
+from onmodel.generate.regional_loras import Cast, Fields, RegionalLayers, Rows, weight_table
 from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.generate.regional_ways import Blend, whole_runs
 from onmodel.generate.regions import Regions, join_prompts, token_grids
-from onmodel.models.family import Prepared
 from onmodel.models.ip_adapter import IPAdapter, LookTokens
+from onmodel.models.regional_batch import RegionalBatch
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,10 @@ class Control:
     start: float
     end: float
 
+    def of(self, rows: torch.Tensor) -> Control:
+        """The same map of these pictures alone. rows: (n,) integers."""
+        return replace(self, features=self.features[rows])
+
 
 @dataclass(frozen=True)
 class PictureText:
@@ -53,12 +56,11 @@ class PictureText:
     looks: list[tuple[int, float, LookTokens]]
 
 
-class Batch(Prepared):
+class Batch(RegionalBatch[PictureText, Control]):
     """Pictures made ready for SDXL.
 
-    shares: (B, R, h, w), the part of each latent cell that a region covers. regional: the family's
-    layers with regional LoRAs. Where these change keys and values, a region's tokens see copies of
-    the shot's and of the negative prompt's keys that are its own.
+    size: height and width of the pictures. Where regional LoRAs change keys and values, a region's
+    tokens see copies of the shot's and of the negative prompt's keys that are its own.
     """
 
     def __init__(
@@ -72,24 +74,10 @@ class Batch(Prepared):
         regional: RegionalLayers,
         adapter: IPAdapter | None,
     ) -> None:
+        super().__init__(pictures, shares, controls, size, settings, regional)
         self.adapter = adapter
-        self.pictures = pictures
-        self.shares = shares
-        self.controls = controls
-        self.size = size
         self.guidance = guidance
         self.guided = guidance > 1.0
-        self.settings = settings
-        self.regional = regional
-        self._assemble()
-
-    def keep(self, rows: Sequence[int]) -> None:
-        index = torch.tensor(list(rows), device=self.shares.device)
-        self.pictures = [self.pictures[r] for r in rows]
-        self.shares = self.shares[index]
-        self.controls = [
-            Control(c.mode, c.features[index], c.weight, c.start, c.end) for c in self.controls
-        ]
         self._assemble()
 
     def _assemble(self) -> None:
@@ -148,8 +136,8 @@ class Batch(Prepared):
 
     def _bind(self, shares: torch.Tensor, segments: torch.Tensor, fast: bool) -> None:
         """Where the regional LoRAs act: by fields, on whole rows, or in passes that are blended."""
-        self.blend: Blend | None = None
-        self._plan: Plan | None = None
+        self.blend = None
+        self._plan = None
         casts = [p.casts for p in self.pictures] * (2 if self.guided else 1)
         if not any(any(row) for row in casts):
             return
@@ -163,12 +151,6 @@ class Batch(Prepared):
         else:
             self.blend = Blend(shares, casts, self.settings)
         self._parts: dict[tuple[int, ...], Regions | None] = {}
-
-    def plan(self, progress: float) -> Plan | None:
-        """What the regional LoRAs do at this part of the steps, where nothing is blended."""
-        if isinstance(self._plan, Fields):
-            self._plan.grown = self.settings.grown_at(progress)
-        return self._plan
 
     def regions_of(self, rows: list[int]) -> Regions | None:
         """The regions of some rows, remembered for the next step."""
