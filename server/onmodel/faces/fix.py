@@ -27,8 +27,7 @@ from onmodel.faces.fix_cli import Person
 from onmodel.faces.keyframe import plan_keyframe
 from onmodel.faces.record import HeadScorer, HeadScores, heads_record
 from onmodel.faces.scores import Scorer
-from onmodel.generate import casting
-from onmodel.generate.artist import sampling_settings, weight_bytes
+from onmodel.generate import casting, sampler
 from onmodel.generate.errors import RequestProblem
 from onmodel.generate.pictures import encode_png
 from onmodel.identity import registry as embedders
@@ -177,8 +176,8 @@ class Fixer:
         self._characters = [self._character(person) for person in people]
         self._cast = casting.characters({"characters": self._characters}, registry.find_lora)
         sampling = {"sampling": {"preset": "default", "steps": options.steps}}
-        self._settings = sampling_settings(sampling, entry)
-        place = memory.choose_place(weight_bytes(entry))
+        self._settings = sampler.settings_of(sampling, entry)
+        place = memory.choose_place(memory.weight_bytes(entry))
         self._family = families.load(entry, place)
         found = {e.adapter: e for bound in self._cast for e, weight in bound.loras if weight}
         LoraShelf(self._family).use([], list(found.values()))
@@ -216,7 +215,7 @@ class Fixer:
             absent.append(why)
         side = canvases[0].plan.side
         family = self._family
-        limit = memory.batch_limit(family.place, side * side, weight_bytes(self._entry))
+        limit = memory.batch_limit(family.place, side * side, memory.weight_bytes(self._entry))
         for _ in face_pass.run(family, canvases, self._settings, limit, _Nobody()):
             pass
         fixed = []

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import logging
 import time
@@ -13,9 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from onmodel.generate import casting, references, regional_settings
-from onmodel.generate.casting import Bound
-from onmodel.generate.errors import RequestProblem
-from onmodel.generate.references import Portraits, Sight
+from onmodel.generate.references import Portraits
 from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.jobs.artist import BlobReader, Cancelled, DrawError, Drawn, Report, Task
 from onmodel.models.errors import ModelError
@@ -24,16 +21,14 @@ from onmodel.models.registry import LoraEntry, ModelEntry, Registry
 
 if TYPE_CHECKING:
     from onmodel.faces.face_pass import Canvas
-    from onmodel.faces.keyframe import HeadPlan
-    from onmodel.faces.record import HeadScorer, HeadScores
+    from onmodel.faces.record import HeadScorer
+    from onmodel.generate.preparing import Job, Watcher
     from onmodel.generate.sampler import Settings
-    from onmodel.models.family import Family, Picture
+    from onmodel.models.family import Family
     from onmodel.models.loras import LoraShelf
     from onmodel.models.memory import Place
 
 log = logging.getLogger(__name__)
-
-steps_limit = 200
 
 
 @dataclass
@@ -44,18 +39,6 @@ class _Loaded:
     family: Family
     shelf: LoraShelf
     adapter: AdapterEntry | None = None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A task made ready to draw. loras, references: as the record has them. plan: of its heads."""
-
-    task: Task
-    picture: Picture
-    loras: list[dict[str, Any]]
-    references: list[dict[str, Any]]
-    plan: HeadPlan
-    scores: HeadScores
 
 
 class Artist:
@@ -135,7 +118,7 @@ class Artist:
         except ModelError:
             return 1
         pixels = int(request["canvas"]["width"]) * int(request["canvas"]["height"])
-        weights = weight_bytes(entry)
+        weights = memory.weight_bytes(entry)
         if references.wanted(request):
             adapter = references.adapter_of(self.registry, entry)
             weights += 0 if isinstance(adapter, ModelError) else adapter.bytes
@@ -145,6 +128,8 @@ class Artist:
         self, tasks: list[Task], blobs: BlobReader, report: Report, cancelled: Cancelled
     ) -> Iterator[tuple[str, Drawn]]:
         """Draw tasks of one batch key. Raises DrawError; see `onmodel.jobs.artist`."""
+        from onmodel.generate import preparing, sampler
+
         started = time.perf_counter()
         wanted = [t for t in tasks if not cancelled(t.id)]
         if not wanted:
@@ -153,18 +138,13 @@ class Artist:
         try:
             entry = self.registry.find(request["model"], request.get("model_hash"))
             regional = self._regional or regional_settings.from_environment()
-            settings = sampling_settings(request, entry)
-            find = functools.cache(self.registry.find_lora)
-            loras = casting.whole(request, find)
-            casts = [_cast(task, find) for task in wanted]
+            settings = sampler.settings_of(request, entry)
             scorer = self._scorer_for(entry)
-            sights = self._sights(wanted, entry, blobs)
-            jobs = [
-                _prepare(task, blobs, entry, loras, cast, scorer, sight)
-                for task, cast, sight in zip(wanted, casts, sights, strict=True)
-            ]
-            self._load(entry, loras, casts, wanted, report)
-            self._hold(wanted, sights, report)
+            loras, jobs = preparing.prepare(
+                wanted, blobs, self.registry, entry, self._portraits, scorer
+            )
+            self._load(entry, loras, jobs, report)
+            self._hold(jobs, report)
         except ModelError as error:
             raise DrawError(error.message, error.fix) from error
         regional = self._fitting_way(regional)
@@ -183,7 +163,7 @@ class Artist:
 
     def _draw_jobs(
         self,
-        jobs: Sequence[_Job],
+        jobs: Sequence[Job],
         settings: Settings,
         record: dict[str, Any],
         ready: float,
@@ -191,7 +171,7 @@ class Artist:
         cancelled: Cancelled,
     ) -> Iterator[tuple[str, Drawn]]:
         """One batch; where memory runs out, its halves, down to single pictures."""
-        from onmodel.faces.face_pass import Canvas
+        from onmodel.generate.preparing import Watcher
         from onmodel.generate.sampler import sample
         from onmodel.models import memory
 
@@ -199,10 +179,10 @@ class Artist:
         family = self._loaded.family
         started = time.perf_counter()
         family.clock.take()
-        waiting: list[tuple[_Job, Canvas, dict[str, Any]]] = []
+        waiting: list[tuple[Job, Canvas, dict[str, Any]]] = []
         finished: set[str] = set()
         whole = True
-        watcher = _Watcher(jobs, settings, report, cancelled)
+        watcher = Watcher(jobs, settings, report, cancelled)
         try:
             for row, pixels in sample(family, [j.picture for j in jobs], settings, watcher):
                 job = jobs[row]
@@ -211,15 +191,15 @@ class Artist:
                 own = record | {
                     "seed": job.picture.seed,
                     "loras": job.loras,
-                    "references": job.references,
+                    "references": job.sight.record,
                     "batch": len(jobs),
                     "timings": timings,
                 }
-                canvas = Canvas(job.task.id, job.picture, job.plan, pixels, job.scores.judge)
-                if job.plan.count:
+                canvas = job.canvas(pixels)
+                if job.heads.plan.count:
                     waiting.append((job, canvas, own))
                     continue
-                result = _finish(job, canvas, own)
+                result = job.finished(canvas, own)
                 finished.add(job.task.id)
                 yield job.task.id, result
         except ModelError as error:
@@ -251,54 +231,37 @@ class Artist:
 
     def _repair_heads(
         self,
-        drawn: list[tuple[_Job, Canvas, dict[str, Any]]],
+        drawn: list[tuple[Job, Canvas, dict[str, Any]]],
         settings: Settings,
-        watcher: _Watcher,
+        watcher: Watcher,
     ) -> Iterator[tuple[str, Drawn]]:
         """The face pass over drawn keyframes with heads to repair; each is yielded when through."""
-        from onmodel.faces import face_pass
+        from onmodel.faces import keyframe_heads
         from onmodel.models import memory
 
         if not drawn:
             return
         assert self._loaded is not None
-        family = self._loaded.family
-        side = drawn[0][0].plan.side
-        weights = weight_bytes(family.entry)
-        if self._loaded.adapter is not None:
-            weights += self._loaded.adapter.bytes
-        limit = memory.batch_limit(family.place, side * side, weights)
-        started = time.perf_counter()
+        family, adapter = self._loaded.family, self._loaded.adapter
+        weights = memory.weight_bytes(family.entry) + (adapter.bytes if adapter else 0)
         known = {job.task.id: (job, own) for job, _, own in drawn}
         canvases = [canvas for _, canvas, _ in drawn]
         try:
-            for canvas in face_pass.run(family, canvases, settings, limit, watcher.heads):
+            for canvas, seconds in keyframe_heads.repaired(
+                family, canvases, settings, weights, watcher.heads
+            ):
                 job, own = known[canvas.id]
-                seconds = time.perf_counter() - started
                 own["timings"]["faces"] = seconds
                 own["timings"]["total"] += seconds
-                yield canvas.id, _finish(job, canvas, own)
+                yield canvas.id, job.finished(canvas, own)
         except ModelError as error:
             raise DrawError(error.message, error.fix) from error
 
-    def _sights(self, tasks: list[Task], entry: ModelEntry, blobs: BlobReader) -> list[Sight]:
-        """How each task's characters are held by their portraits."""
-        adapter = None
-        if any(references.wanted(task.request) for task in tasks):
-            adapter = references.adapter_of(self.registry, entry)
-        sights = []
-        for task in tasks:
-            try:
-                sights.append(self._portraits.sight(task.request, blobs, adapter))
-            except ModelError as error:
-                raise DrawError(error.message, error.fix, [task.id]) from error
-        return sights
-
-    def _hold(self, tasks: list[Task], sights: Sequence[Sight], report: Report) -> None:
+    def _hold(self, jobs: Sequence[Job], report: Report) -> None:
         """Load the IP-Adapter where a character is held by it, let it go where none is."""
         assert self._loaded is not None
-        held = {task.id: s for task, s in zip(tasks, sights, strict=True) if any(s.looks)}
-        adapter = next((s.adapter for s in held.values()), None)
+        held = {job.task.id: job.sight for job in jobs if any(job.sight.looks)}
+        adapter = next((sight.adapter for sight in held.values()), None)
         if adapter is not None and self._loaded.adapter != adapter:
             for id in held:
                 report(id, "loading", {"message": f"Loading the IP-Adapter {adapter.name}"})
@@ -335,39 +298,38 @@ class Artist:
         self,
         entry: ModelEntry,
         loras: list[tuple[LoraEntry, float]],
-        casts: list[list[Bound]],
-        tasks: list[Task],
+        jobs: Sequence[Job],
         report: Report,
     ) -> None:
         """Make the model and the LoRAs active; reports only where something is really loaded.
 
-        casts: each task's characters. Raises DrawError for the tasks whose own LoRA does not fit.
+        Raises DrawError for the tasks whose own LoRA does not fit.
         """
-        from onmodel.models import families
+        from onmodel.models import families, memory
         from onmodel.models.loras import LoraShelf
 
         key = (entry.name, entry.hash)
         if self._loaded is None or self._loaded.key != key:
-            for task in tasks:
-                report(task.id, "loading", {"message": f"Loading {entry.title}"})
+            for job in jobs:
+                report(job.task.id, "loading", {"message": f"Loading {entry.title}"})
             if self._loaded is not None:
                 self._loaded.family.unload()
                 self._loaded = None
-            place = self._choose_place(weight_bytes(entry), fresh=True)
+            place = self._choose_place(memory.weight_bytes(entry), fresh=True)
             family = families.load(entry, place)
             self._loaded = _Loaded(key, family, LoraShelf(family))
         shelf = self._loaded.shelf
         wanted = {lora.adapter: lora for lora, weight in loras if weight}
         holders: dict[str, list[str]] = {}
-        for task, cast in zip(tasks, casts, strict=True):
-            found = {lora.adapter: lora for bound in cast for lora, _ in bound.loras}
-            for adapter in {name for bound in cast for name, _ in bound.regional}:
+        for job in jobs:
+            found = {lora.adapter: lora for bound in job.cast for lora, _ in bound.loras}
+            for adapter in {name for bound in job.cast for name, _ in bound.regional}:
                 wanted[adapter] = found[adapter]
-                holders.setdefault(adapter, []).append(task.id)
+                holders.setdefault(adapter, []).append(job.task.id)
         for adapter, lora in wanted.items():
             if not shelf.holds(lora):
-                for task in tasks:
-                    report(task.id, "loading", {"message": f"Loading the LoRA {lora.name}"})
+                for job in jobs:
+                    report(job.task.id, "loading", {"message": f"Loading the LoRA {lora.name}"})
             try:
                 shelf.load(lora)
             except ModelError as error:
@@ -380,126 +342,3 @@ class Artist:
         if self._place is None or fresh:
             self._place = memory.choose_place(weights)
         return self._place
-
-
-class _Watcher:
-    """Between the sampler, which speaks of rows, and the queue, which speaks of tasks.
-
-    The steps of a keyframe are those of its drawing, then those of its heads.
-    """
-
-    def __init__(
-        self, jobs: Sequence[_Job], settings: Settings, report: Report, cancelled: Cancelled
-    ) -> None:
-        from onmodel.faces.face_pass import plan_steps
-
-        self._ids = [j.task.id for j in jobs]
-        self._more = {j.task.id: plan_steps(j.plan, settings) for j in jobs}
-        self._report = report
-        self._cancelled = cancelled
-        self.heads = _HeadWatcher(settings.steps, self._more, report, cancelled)
-
-    def step(self, row: int, step: int, steps: int) -> None:
-        id = self._ids[row]
-        self._report(id, "sampling", {"step": step, "steps": steps + self._more[id]})
-
-    def preview(self, row: int, step: int, steps: int, image: Any) -> None:
-        from onmodel.generate.pictures import encode_png
-
-        id = self._ids[row]
-        data = {"step": step, "steps": steps + self._more[id], "png": encode_png(image)}
-        self._report(id, "preview", data)
-
-    def cancelled(self, row: int) -> bool:
-        return self._cancelled(self._ids[row])
-
-
-@dataclass(frozen=True)
-class _HeadWatcher:
-    """Between the face pass and the queue. drawn: steps of a drawing. heads: of its heads."""
-
-    drawn: int
-    heads: dict[str, int]
-    report: Report
-    ask: Cancelled
-
-    def step(self, id: str, done: int) -> None:
-        steps = self.drawn + self.heads[id]
-        self.report(id, "sampling", {"step": self.drawn + done, "steps": steps})
-
-    def cancelled(self, id: str) -> bool:
-        return self.ask(id)
-
-
-def _cast(task: Task, find: casting.Find) -> list[Bound]:
-    try:
-        return casting.characters(task.request, find)
-    except ModelError as error:
-        raise DrawError(error.message, error.fix, [task.id]) from error
-
-
-def _prepare(
-    task: Task,
-    blobs: BlobReader,
-    entry: ModelEntry,
-    loras: list[tuple[LoraEntry, float]],
-    cast: list[Bound],
-    scorer: HeadScorer,
-    sight: Sight,
-) -> _Job:
-    from onmodel.faces.keyframe import plan_keyframe
-    from onmodel.faces.record import HeadScores
-    from onmodel.generate.conditioning import picture
-
-    try:
-        bound = [member.regional for member in cast]
-        made = picture(task.request, blobs, entry, bound, sight.looks)
-        plan = plan_keyframe(task.request, blobs, entry, cast, sight.looks)
-    except RequestProblem as error:
-        raise DrawError(error.message, error.fix, [task.id]) from error
-    scores = HeadScores(task.request, blobs, scorer, plan.settings)
-    return _Job(task, made, casting.record(loras, cast), sight.record, plan, scores)
-
-
-def _finish(job: _Job, canvas: Canvas, record: dict[str, Any]) -> Drawn:
-    from onmodel.faces.record import heads_record
-    from onmodel.generate.conditioning import crop_box
-    from onmodel.generate.pictures import encode_png, request_key
-
-    request, pixels = job.task.request, canvas.pixels
-    left, top, right, bottom = crop_box(request["canvas"])
-    record = record | {
-        "timings": {stage: round(seconds, 4) for stage, seconds in record["timings"].items()},
-        "heads": heads_record(job.scores, job.plan, canvas.outcomes, pixels),
-        "request_key": request_key(request),
-    }
-    return Drawn(encode_png(pixels[top:bottom, left:right], record), record)
-
-
-def sampling_settings(request: dict[str, Any], entry: ModelEntry) -> Settings:
-    """How a request's model is to denoise. Raises ModelError for what it cannot do."""
-    from onmodel.generate.sampler import Settings
-    from onmodel.models import schedulers
-
-    sampling = request.get("sampling") or {}
-    name = sampling.get("preset") or "default"
-    if name == "default":
-        name = entry.default_preset
-    preset = schedulers.get(name, entry.found.scheduler)
-    steps = sampling.get("steps") or preset.steps or entry.steps
-    guidance = sampling.get("guidance")
-    if guidance is None:
-        guidance = entry.guidance if preset.guidance is None else preset.guidance
-    if not 1 <= int(steps) <= steps_limit:
-        raise ModelError(f"{steps} steps cannot be drawn.", f"Choose 1 to {steps_limit} steps.")
-    return Settings(name, int(steps), float(guidance))
-
-
-def weight_bytes(entry: ModelEntry) -> int:
-    """Bytes of a model's files, its ControlNet's too."""
-    paths = list(entry.found.weights)
-    if entry.controlnet and entry.controlnet.is_dir():
-        paths += [p for p in entry.controlnet.glob("*.safetensors") if p not in paths]
-    elif entry.controlnet:
-        paths.append(entry.controlnet)
-    return sum(p.stat().st_size for p in paths)

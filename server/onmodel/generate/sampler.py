@@ -21,8 +21,10 @@ from onmodel.generate.regional_settings import RegionalSettings
 from onmodel.models import schedulers
 from onmodel.models.errors import ModelError
 from onmodel.models.family import Family, Picture
+from onmodel.models.registry import ModelEntry
 
 preview_interval = 0.5
+steps_limit = 200
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,22 @@ class Settings:
     steps: int
     guidance: float
     regional: RegionalSettings = regional_settings.standard
+
+
+def settings_of(request: dict[str, Any], entry: ModelEntry) -> Settings:
+    """How a request's model is to denoise. Raises ModelError for what it cannot do."""
+    sampling = request.get("sampling") or {}
+    name = sampling.get("preset") or "default"
+    if name == "default":
+        name = entry.default_preset
+    preset = schedulers.get(name, entry.found.scheduler)
+    steps = sampling.get("steps") or preset.steps or entry.steps
+    guidance = sampling.get("guidance")
+    if guidance is None:
+        guidance = entry.guidance if preset.guidance is None else preset.guidance
+    if not 1 <= int(steps) <= steps_limit:
+        raise ModelError(f"{steps} steps cannot be drawn.", f"Choose 1 to {steps_limit} steps.")
+    return Settings(name, int(steps), float(guidance))
 
 
 @dataclass(frozen=True)

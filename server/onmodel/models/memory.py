@@ -6,11 +6,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from onmodel.models import libraries
+
+if TYPE_CHECKING:
+    from onmodel.models.registry import ModelEntry
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +77,16 @@ def _fit(device: str, dtype: str, title: str, free: int, weights: int) -> Place:
         place.tile_vae,
     )
     return place
+
+
+def weight_bytes(entry: ModelEntry) -> int:
+    """Bytes of a model's files, its ControlNet's too."""
+    paths = list(entry.found.weights)
+    if entry.controlnet and entry.controlnet.is_dir():
+        paths += [p for p in entry.controlnet.glob("*.safetensors") if p not in paths]
+    elif entry.controlnet:
+        paths.append(entry.controlnet)
+    return sum(p.stat().st_size for p in paths)
 
 
 def batch_limit(place: Place, pixels: int, weights_bytes: int) -> int:
