@@ -39,6 +39,7 @@ class FakeArtist:
         self._drawn = 0
 
     def models(self) -> list[dict[str, Any]]:
+        steps = int(number("FAKE_STEPS", 4))
         return [
             {
                 "name": "rehearsal",
@@ -49,13 +50,21 @@ class FakeArtist:
                 "map_kinds": ["pose", "depth", "normal", "lineart"],
                 "presets": ["default", "fast"],
                 "default_preset": "default",
+                "sampling": {
+                    "default": {"steps": steps, "guidance": 4.0, "method": "fake"},
+                    "fast": {"steps": steps, "guidance": 1.0, "method": "fake"},
+                },
                 "hash": hashlib.sha256(b"fake rehearsal").hexdigest(),
                 "embedded": True,
             }
         ]
 
     def loras(self) -> list[dict[str, Any]]:
-        return [{"name": "ink", "title": "Ink", "hash": hashlib.sha256(b"ink").hexdigest()}]
+        names = ("ink", "Mara", "Jonas")  # the sample's cast too
+        return [
+            {"name": n, "title": n.title(), "hash": hashlib.sha256(n.encode()).hexdigest()}
+            for n in names
+        ]
 
     def ip_adapters(self) -> list[dict[str, Any]]:
         found = {"name": "plus-face", "hash": hashlib.sha256(b"plus-face").hexdigest()}
@@ -90,6 +99,7 @@ class FakeArtist:
             misbehave(task)
         tasks = [t for t in tasks if "[silent]" not in t.request["prompt"]]
         steps = tasks[0].request["sampling"]["steps"] if tasks else None
+        # A queue's tests put requests in that nobody pinned.
         steps = steps or int(number("FAKE_STEPS", 4))
         pictures = {t.id: compose(t.request, blobs) for t in tasks}
         for step in range(1, steps + 1):

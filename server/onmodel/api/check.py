@@ -2,7 +2,7 @@
 """A valid job against what this server has: its models, LoRAs and the images that arrived.
 
 What cannot be drawn is refused at submit, with the keyframe named, not found out an hour later.
-What can is pinned: the request that is queued names the exact weights.
+What can is pinned: the request that is queued names the exact weights, steps and guidance.
 """
 
 from __future__ import annotations
@@ -130,13 +130,15 @@ def check_images(keyframe: schemas.KeyframeRequest, blobs: BlobStore, where: str
 def pin(
     keyframe: schemas.KeyframeRequest, model: dict[str, Any], loras: dict[str, str], where: str
 ) -> NewKeyframe:
-    """The request with the hashes of the weights it names, and the key of its drawing.
+    """The request with the hashes of the weights it names, the steps and the guidance that it left
+    to the model, and the key of its drawing.
 
     A LoRA the worker does not know stays unpinned; such a request is drawn (or refused by the
     artist) for itself and its drawing is never taken for another's.
     """
     data = keyframe.model_dump(mode="json")
     data["model_hash"] = model["hash"]
+    data["sampling"] = pinned_sampling(keyframe.sampling, model, where)
     pinned = True
     for lora in [*data["loras"], *(x for c in data["characters"] for x in c["loras"])]:
         present = loras.get(lora["name"])
@@ -150,3 +152,22 @@ def pin(
         lora["hash"] = lora["hash"] or present
         pinned = pinned and lora["hash"] is not None
     return NewKeyframe(data, schemas.digest(data) if pinned else "", keyframe.blobs())
+
+
+def pinned_sampling(
+    asked: schemas.Sampling, model: dict[str, Any], where: str
+) -> dict[str, str | int | float]:
+    """How the model is to denoise, with nothing left to its own settings, which may change before
+    the request's turn comes. method: see `onmodel.models.sampling`."""
+    if "sampling" not in model:
+        # A worker of an older version left this word; the present one is about to leave its own.
+        message = f"{where}: the server is still looking at “{model['name']}”."
+        raise ApiError(503, "not_ready", message, "Try again in a moment.")
+    name = model["default_preset"] if asked.preset == "default" else asked.preset
+    usual = model["sampling"][name]
+    return {
+        "preset": name,
+        "steps": usual["steps"] if asked.steps is None else asked.steps,
+        "guidance": usual["guidance"] if asked.guidance is None else asked.guidance,
+        "method": usual["method"],
+    }

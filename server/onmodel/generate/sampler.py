@@ -18,7 +18,7 @@ import torch
 
 from onmodel.generate import regional_settings
 from onmodel.generate.regional_settings import RegionalSettings
-from onmodel.models import schedulers
+from onmodel.models import sampling, schedulers
 from onmodel.models.errors import ModelError
 from onmodel.models.family import Family, Picture
 from onmodel.models.registry import ModelEntry
@@ -38,16 +38,23 @@ class Settings:
 
 
 def settings_of(request: dict[str, Any], entry: ModelEntry) -> Settings:
-    """How a request's model is to denoise. Raises ModelError for what it cannot do."""
-    sampling = request.get("sampling") or {}
-    name = sampling.get("preset") or "default"
+    """How a request's model is to denoise. Raises ModelError for what it cannot do, and where the
+    request is pinned to other settings of the model (`onmodel.api.check.pin`)."""
+    asked = request.get("sampling") or {}
+    name = asked.get("preset") or "default"
     if name == "default":
         name = entry.default_preset
-    preset = schedulers.get(name, entry.found.scheduler)
-    steps = sampling.get("steps") or preset.steps or entry.steps
-    guidance = sampling.get("guidance")
+    usual = sampling.usual(entry, name)
+    if asked.get("method") not in (None, usual.method):
+        raise ModelError(
+            f"“{entry.name}” no longer draws as it did when this keyframe was sent: its settings "
+            "have changed.",
+            "Put its old configuration back, or send the keyframe again to use the new one.",
+        )
+    steps = asked.get("steps") or usual.steps
+    guidance = asked.get("guidance")
     if guidance is None:
-        guidance = entry.guidance if preset.guidance is None else preset.guidance
+        guidance = usual.guidance
     if not 1 <= int(steps) <= steps_limit:
         raise ModelError(f"{steps} steps cannot be drawn.", f"Choose 1 to {steps_limit} steps.")
     return Settings(name, int(steps), float(guidance))

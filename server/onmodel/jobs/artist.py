@@ -80,7 +80,9 @@ class Artist(Protocol):
         """ModelInfo dicts of all models found now; cheap, no torch import.
 
         Each: name, family, title, native_pixels, multiple, map_kinds, presets, default_preset,
-        hash (SHA-256 hex of the weights), embedded.
+        sampling, hash (SHA-256 hex of the weights), embedded. sampling: for each preset its usual
+        "steps" and "guidance", and "method", which changes with whatever else in the model's own
+        settings changes its drawings. The server pins requests to them.
         """
 
     def loras(self) -> list[dict[str, Any]]:
