@@ -101,7 +101,7 @@ def _light(x: Tensor, rng: torch.Generator) -> Tensor:
 def _blotches(x: Tensor, rng: torch.Generator) -> Tensor:
     n, size = len(x), x.shape[-1]
     noise = torch.zeros_like(x)
-    for side, strength in ((4, 0.04), (8, 0.05), (16, 0.05), (size, 0.03)):
+    for side, strength in ((4, 0.04), (8, 0.04), (16, 0.03), (size, 0.02)):
         grain = torch.randn(n, 3, side, side, generator=rng)
         grain = grain if side == size else F.interpolate(grain, size=(size, size), mode="bilinear")
         noise += grain * (torch.rand(n, generator=rng) * strength)[:, None, None, None]
@@ -123,20 +123,20 @@ def _patch(x: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def spoil(x: Tensor, rng: torch.Generator) -> Tensor:
-    """(N, 3, S, S) in -1..1, changed as the module's head says; one in eight stays sharp."""
+    """(N, 3, S, S) in -1..1, changed as the module's head says; one in three stays sharp."""
     n, size = len(x), x.shape[-1]
     x = _patch(_light(x, rng), rng)
     # All of one group get the same softness: a resize of each by itself would cost too much.
     order = torch.randperm(n, generator=rng)
     out = torch.empty_like(x)
-    for group in order.chunk(8):
+    for group in order.chunk(9):
         part = x[group]
-        if torch.rand((), generator=rng) > 1 / 8:
+        if torch.rand((), generator=rng) > 1 / 3:
             side = round(math.exp(float(_uniform(1, math.log(14), math.log(size), rng))))
             mode = "bicubic" if torch.rand((), generator=rng) < 0.6 else "bilinear"
             part = _softer(part, side, mode)
         out[group] = part
     out = _blotches(out, rng)
-    blocky = _some(n, 0.5, rng)
-    step = torch.where(blocky, _uniform(n, 0.1, 1.2, rng), torch.full((n,), 0.02))
+    blocky = _some(n, 0.35, rng)
+    step = torch.where(blocky, _uniform(n, 0.1, 0.8, rng), torch.full((n,), 0.02))
     return coarse_blocks(out, step).clamp(-1, 1)

@@ -30,6 +30,7 @@ from torch import nn
 
 from onmodel.identity import augment, pack
 from onmodel.identity.net import FaceNet, embedding_size, input_size
+from onmodel.rehearsal.muon import Muon
 from onmodel.rehearsal.stop import stoppable
 
 log = logging.getLogger(__name__)
@@ -114,19 +115,27 @@ def training_faces(folder: Path, names: list[str], least: int = 3) -> Faces:
     return Faces(cuts, np.array(rows)[keep], number[person[keep]], [int(p) for p in people[enough]])
 
 
+def optimizers(net: nn.Module, directions: nn.Parameter) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the convolutions inside, AdamW for the first and the last layer, what is looked
+    through channel by channel, norms, and the people's directions, which come last."""
+    outer = ("stem.", "out.", "where.")
+    inside = [p for n, p in net.named_parameters() if p.ndim >= 2 and not n.startswith(outer)]
+    edges = [p for n, p in net.named_parameters() if p.ndim >= 2 and n.startswith(outer)]
+    plain = [p for p in net.parameters() if p.ndim < 2]
+    groups = [{"params": edges, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    groups.append({"params": [directions], "weight_decay": 0.01})
+    return Muon(inside, weight_decay=0.05), torch.optim.AdamW(groups, betas=(0.9, 0.98))
+
+
 class Trainer:
-    """The network, a direction (128,) for each person, and the optimizer, at a step."""
+    """The network, a direction (128,) for each person, and the optimizers, at a step."""
 
     def __init__(self, people: list[int], plan: Plan) -> None:
         torch.manual_seed(1)
         self.plan, self.people, self.step = plan, people, 0
         self.net: nn.Module = FaceNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.directions = nn.Parameter(torch.randn(len(people), embedding_size) * 0.1)
-        plain = [p for p in self.net.parameters() if p.ndim < 2]
-        full = [p for p in self.net.parameters() if p.ndim >= 2]
-        groups = [{"params": full, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
-        groups.append({"params": [self.directions], "weight_decay": 0.01})
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
+        self.muon, self.adam = optimizers(self.net, self.directions)
 
     def save(self, path: Path) -> None:
         """The whole state, written beside and moved."""
@@ -135,7 +144,8 @@ class Trainer:
             "people": self.people,
             "net": self.net.state_dict(),
             "directions": self.directions.detach(),
-            "optimizer": self.optimizer.state_dict(),
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
         }
         part = path.with_suffix(".part")
         torch.save(state, part)
@@ -153,13 +163,14 @@ class Trainer:
             return
         here, there = (torch.tensor(part, dtype=torch.long) for part in zip(*known, strict=True))
         self.directions.data[here] = state["directions"][there]
-        # The directions are the optimizer's last parameter; its means for them move along.
-        kept = state["optimizer"]["state"]
+        # The directions are AdamW's last parameter; its means for them move along.
+        kept = state["adam"]["state"]
         for name in ("exp_avg", "exp_avg_sq"):
             moved = torch.zeros_like(self.directions.data)
             moved[here] = kept[max(kept)][name][there]
             kept[max(kept)][name] = moved
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.adam.load_state_dict(state["adam"])
+        self.muon.load_state_dict(state["muon"])
         if len(known) < len(self.people):
             log.info("%d people are new", len(self.people) - len(known))
 
@@ -170,7 +181,7 @@ class Trainer:
         cuts, who = faces.batch(plan.batch, rng)
         zoom = pack.input_margin / pack.stored_margin
         x = augment.spoil(augment.place(cuts, input_size, zoom, rng), rng)
-        for group in self.optimizer.param_groups:
+        for group in self.muon.param_groups + self.adam.param_groups:
             group["lr"] = plan.rate_at(self.step)
         self.net.train()
         embeddings = self.net(x.to(memory_format=torch.channels_last))
@@ -178,10 +189,12 @@ class Trainer:
         right = float((cosines.argmax(1) == who).float().mean())
         margin = F.one_hot(who, len(self.people)) * plan.margin_at(self.step)
         loss = F.cross_entropy(plan.scale * (cosines - margin), who)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
+        self.directions.grad = None
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
-        self.optimizer.step()
+        self.muon.step()
+        self.adam.step()
         self.step += 1
         return float(loss.detach()), right
 

@@ -188,7 +188,8 @@ def training_loss(
     """The loss of one random batch of `size` samples."""
     weights = torch.tensor([_turns(s) for s in shards])
     shard = shards[int(torch.multinomial(weights, 1, generator=rng))]
-    index = torch.randint(0, len(shard), (size,), generator=rng)
+    odds = torch.tensor([_near.get(words.shot[1], 1.0) for words in shard.words])
+    index = torch.multinomial(odds, size, replacement=True, generator=rng)
     prompts = [data.choose_prompts(shard.words[int(i)], rng) for i in index]
     standin = "standin" in shard.shares and bool(torch.rand((), generator=rng) < 0.5)
     batch = make_batch(shard, index, prompts, tokens, "standin" if standin else "own")
@@ -204,6 +205,10 @@ def training_loss(
     weights = 1 + _face_weight * face_cells(batch)
     errors = (v - (signal * dirt - amount * batch.latents)).pow(2)
     return (errors * weights).mean() / weights.mean()
+
+
+_near = {"close-up": 2.5, "portrait": 2.0}
+"""Turns of a sample by its framing, others 1: what the face pass asks for is a close-up."""
 
 
 def _turns(shard: data.Shard) -> float:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from onmodel.identity.augment import coarse_blocks
 from onmodel.rehearsal.judge import attributes, pack
 from onmodel.rehearsal.judge.net import PartNet, parts, tensor, weights_file
+from onmodel.rehearsal.muon import Muon
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +86,21 @@ def as_if_drawn(x: torch.Tensor, rng: torch.Generator, tint: float = 0.08) -> to
     return out.clamp(-1, 1)
 
 
+def optimizers(net: PartNet) -> tuple[Muon, torch.optim.AdamW]:
+    """Muon for the convolutions inside; AdamW for the first, the last and the norms."""
+    inside = [p for n, p in net.named_parameters() if p.ndim == 4 and n.startswith(("down", "up"))]
+    known = {id(p) for p in inside}
+    rest = [p for p in net.parameters() if id(p) not in known]
+    return Muon(inside), torch.optim.AdamW(rest, lr=rate, weight_decay=0.01)
+
+
 class Training:
-    """Network, its running average, optimizer, and how many steps and seconds they have had."""
+    """Network, its running average, optimizers, and how many steps and seconds they have had."""
 
     def __init__(self, state_file: Path, seconds: float) -> None:
         self.net = PartNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.net).eval().requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=rate, weight_decay=0.01)
+        self.muon, self.adam = optimizers(self.net)
         self.rng = torch.Generator().manual_seed(0)
         self.seconds, self.step, self.spent = seconds, 0, 0.0
         self._file = state_file
@@ -99,7 +108,8 @@ class Training:
             state: dict[str, Any] = torch.load(state_file, weights_only=True)
             self.net.load_state_dict(state["net"])
             self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.muon.load_state_dict(state["muon"])
+            self.adam.load_state_dict(state["adam"])
             self.rng.set_state(state["rng"])
             self.step, self.spent = state["step"], state["spent"]
 
@@ -109,7 +119,8 @@ class Training:
         state = {
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "muon": self.muon.state_dict(),
+            "adam": self.adam.state_dict(),
             "rng": self.rng.get_state(),
             "step": self.step,
             "spent": self.spent,
@@ -131,14 +142,15 @@ class Training:
         if half:
             x, y = F.avg_pool2d(x, 2), y[:, ::2, ::2]
         x = as_if_drawn(x, self.rng).contiguous(memory_format=torch.channels_last)
-        for group in self.optimizer.param_groups:
+        for group in self.muon.param_groups + self.adam.param_groups:
             group["lr"] = self._rate()
         scores = self.net(x)
         loss = F.cross_entropy(scores, y) + 0.3 * _overlap_loss(scores, y)
-        self.optimizer.zero_grad()
+        self.net.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
-        self.optimizer.step()
+        self.muon.step()
+        self.adam.step()
         self.step += 1
         self._follow()
         self.spent += time.process_time() - began
