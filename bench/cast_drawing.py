@@ -184,6 +184,10 @@ class _Witness:
         self.first.setdefault(frame, np.array(image))
         return self._scorer.score(image, box, yaw, found, calibration)
 
+    def unfit(self, width: int, height: int, box: Box) -> Any:
+        """The scorer's."""
+        return self._scorer.unfit(width, height, box)
+
 
 class Draughtsman:
     """The embedded model with the LoRAs of some people, as the server's artist draws with it."""

@@ -190,7 +190,7 @@ class FacePass:
     first: denoise strength of the sampler that changes the head's mask only, above 0, to 1.
     second: of the one that then goes over the whole square, 0..1; 0 leaves it out.
     size: side of the square that is worked on, in the model's pixels; None takes the model's own.
-    min_height: canvas pixels of the head box below which a head is left as it is.
+    min_height: canvas pixels of the head without hanging hair, below which it is left as it is.
     min_visible: the least share of the head that nothing covers, 0..1.
     max_yaw: degrees from facing the camera, 0..180, beyond which no face is seen.
     feather: the soft edge of the mask, as a share of the head's height, 0..0.5.

@@ -45,6 +45,9 @@ class Scorer:
     def calibration_of(self, characters, blobs):
         return None
 
+    def unfit(self, width, height, box):
+        return None
+
     def score(self, image, box, yaw, references, calibration=None):
         self.asked.append((image.shape, box, yaw))
         value = self.values.pop(0) if self.values else None

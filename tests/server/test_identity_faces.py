@@ -32,6 +32,7 @@ class Corners:
 
     name = "corners"
     size = 12
+    least_pixels = 8.0
 
     def embed(self, image, head=None, yaw=None):
         head = head or (0, 0, image.shape[1], image.shape[0])

@@ -27,6 +27,7 @@ from onmodel.faces.fix_cli import Person
 from onmodel.faces.keyframe import plan_keyframe
 from onmodel.faces.record import HeadScorer, HeadScores, heads_record
 from onmodel.faces.scores import Scorer
+from onmodel.faces.settings import settings_of
 from onmodel.generate import casting, sampler
 from onmodel.generate.errors import RequestProblem
 from onmodel.generate.pictures import encode_png
@@ -206,10 +207,10 @@ class Fixer:
         canvases, scores, absent = [], [], []
         for number, pixels in enumerate(pictures):
             request, why = self._request(pixels, number)
-            plan = plan_keyframe(request, self._files, self._entry, self._cast)
+            own = HeadScores(request, self._files, self._scorer, settings_of(request))
+            plan = plan_keyframe(request, self._files, self._entry, self._cast, unfit=own.unfit)
             height, width = pixels.shape[:2]
             whole = Picture("", self._options.negative, width, height, request["seed"])
-            own = HeadScores(request, self._files, self._scorer, plan.settings)
             canvases.append(face_pass.Canvas(str(number), whole, plan, pixels, own.judge))
             scores.append(own)
             absent.append(why)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from onmodel.faces.crops import Square, feather, mask_bounds, square_around
+from onmodel.faces.skull import Box, skull_box
 
 head_points = (0, 14, 15, 16, 17)
 """Nose, eyes and ears among COCO-18's body points."""
@@ -25,11 +26,11 @@ class FaceRules:
     """When a head is repaired, and how much around it goes along.
 
     max_yaw: degrees from facing the camera; beyond them no face is seen. min_height: pixels of the
-    head box; below them there is nothing to repair from. min_visible: the least part of the head
-    that nothing covers. margin: around the head, as a part of its longer side. multiple: the
-    square's side comes in these steps, pixels. feather: the soft edge, as a part of the head's
-    height. size: of the enlarged square, pixels; a square that is larger already was drawn well
-    enough.
+    skull, which is what the scorer looks at; below them there is nothing to repair from.
+    min_visible: the least part of the head that nothing covers. margin: around the head, as a part
+    of its longer side. multiple: the square's side comes in these steps, pixels. feather: the soft
+    edge, as a part of the head's height. size: of the enlarged square, pixels; a square that is
+    larger already was drawn well enough.
     """
 
     max_yaw: float = 100.0
@@ -48,15 +49,17 @@ class HeadRegion:
     box: left, top, width, height in canvas pixels, the covered parts included. yaw: degrees from
     facing the camera. visible: the part of the head that nothing covers, 0..1. mask: (H, W) bool,
     its visible pixels (face, hair, beard, ears). distance: metres from the camera, None unknown.
+    skull: the box without hanging hair (`skull_box`), None: the same box.
     """
 
     index: int
     name: str
-    box: tuple[float, float, float, float]
+    box: Box
     yaw: float
     visible: float
     mask: np.ndarray
     distance: float | None = None
+    skull: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def head_regions(
             mask = read_mask(head["mask"], name)
             away = head_distance(character.get("pose") or {})
             yaw, visible = float(head["yaw"]), float(head["visible"])
-            heads.append(HeadRegion(index, name, place, yaw, visible, mask, away))
+            skull = skull_box(character)
+            heads.append(HeadRegion(index, name, place, yaw, visible, mask, away, skull))
     return heads, skips
 
 
@@ -136,8 +140,9 @@ def _judge(head: HeadRegion, heads: Sequence[HeadRegion], rules: FaceRules) -> R
     yaw = abs((head.yaw + 180.0) % 360.0 - 180.0)
     if yaw > rules.max_yaw:
         return f"It looks away from the camera: {yaw:.0f}° of at most {rules.max_yaw:.0f}°."
-    if head.box[3] < rules.min_height:
-        return f"It is too small: {head.box[3]:.0f} of at least {rules.min_height:.0f} pixels."
+    _, _, _, tall = head.skull or head.box
+    if tall < rules.min_height:
+        return f"It is too small: {tall:.0f} of at least {rules.min_height:.0f} pixels."
     bounds = mask_bounds(head.mask)
     if bounds is None:
         return "Nothing of its head is seen."

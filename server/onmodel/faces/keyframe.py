@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,9 +70,11 @@ def plan_keyframe(
     entry: ModelEntry,
     cast: Sequence[Bound],
     looks: Sequence[Look | None] = (),
+    unfit: Callable[[int], str | None] = lambda index: None,
 ) -> HeadPlan:
     """The plan of a KeyframeRequest. cast: its characters' LoRAs, in its order. looks: the
-    portraits that hold them; none given: nobody is held.
+    portraits that hold them; none given: nobody is held. unfit: by a character's place, why its
+    head could not be scored (`HeadScores.unfit`): such a repair could not be compared.
 
     Raises RequestProblem for head masks that are no masks, or a size that cannot be drawn.
     """
@@ -88,7 +90,15 @@ def plan_keyframe(
         return shown
 
     heads, absent = head_regions(request, read_mask)
-    repairs, left = plan_repairs(heads, settings.rules(side))
+    skips = {skip.index: skip.reason for skip in absent}
+    wanted, left = plan_repairs(heads, settings.rules(side))
+    skips |= {skip.index: skip.reason for skip in left}
+    repairs = []
+    for repair in wanted:
+        if (reason := unfit(repair.head.index)) is None:
+            repairs.append(repair)
+        else:
+            skips[repair.head.index] = f"It could not be scored afterwards: {reason}"
     posed = any(m["kind"] == "pose" for m in request.get("maps", []))
     drafts = [
         Draft(
@@ -102,7 +112,6 @@ def plan_keyframe(
         )
         for repair in repairs
     ]
-    skips = {skip.index: skip.reason for skip in [*absent, *left]}
     return HeadPlan(settings, side, ranked(drafts), skips)
 
 

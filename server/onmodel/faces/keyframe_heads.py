@@ -18,6 +18,7 @@ from onmodel.faces import face_pass
 from onmodel.faces.face_pass import Canvas
 from onmodel.faces.keyframe import HeadPlan, plan_keyframe
 from onmodel.faces.record import HeadScorer, HeadScores, heads_record
+from onmodel.faces.settings import settings_of
 from onmodel.generate.casting import Bound
 from onmodel.generate.sampler import Settings
 from onmodel.jobs.artist import BlobReader, Cancelled, Report
@@ -44,8 +45,8 @@ class KeyframeHeads:
         scorer: HeadScorer,
     ) -> KeyframeHeads:
         """The heads of a KeyframeRequest. Raises RequestProblem; see `plan_keyframe`."""
-        plan = plan_keyframe(request, blobs, entry, cast, looks)
-        return cls(plan, HeadScores(request, blobs, scorer, plan.settings))
+        scores = HeadScores(request, blobs, scorer, settings_of(request))
+        return cls(plan_keyframe(request, blobs, entry, cast, looks, scores.unfit), scores)
 
     def steps(self, settings: Settings) -> int:
         """Steps that they take on top of the drawing's."""

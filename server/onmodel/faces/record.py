@@ -42,6 +42,9 @@ class HeadScorer(Protocol):
     ) -> HeadScore:
         """The score of a head in a picture (H, W, 3) uint8 RGB."""
 
+    def unfit(self, width: int, height: int, box: Box) -> str | None:
+        """Why a head there could not be scored whatever it shows, or None."""
+
 
 @dataclass
 class HeadScores:
@@ -88,11 +91,30 @@ class HeadScores:
             return Choice(False, before, after, reason)
         return Choice(True, before, after, f"{reason} It is kept as the settings ask.")
 
-    def of(self, index: int, pixels: np.ndarray) -> HeadScore | str:
-        """The score of a character's head on the canvas (H, W, 3) uint8, or why there is none.
+    def unfit(self, index: int) -> str | None:
+        """Why a character's head, for its place, could not be scored whatever is drawn there.
 
-        The scorer looks at the skull: the head's box may hold hair that hangs far below it.
+        None: it could, or nobody is to score it, for it has no portraits. How far it is turned is
+        left to the settings: a profile is worth repairing also where nobody can compare it.
         """
+        character = self.request["characters"][index]
+        box = self._skull(character)
+        if box is None or not character.get("references"):
+            return None
+        left, top, right, bottom = crop_box(self.request["canvas"])
+        return self.scorer.unfit(right - left, bottom - top, box)
+
+    def _skull(self, character: dict[str, Any]) -> Box | None:
+        """What the scorer looks at, in the delivered picture: the head's box may hold hair that
+        hangs far below it."""
+        skull = skull_box(character)
+        if skull is None:
+            return None
+        left, top, _, _ = crop_box(self.request["canvas"])
+        return (skull[0] - left, skull[1] - top, skull[2], skull[3])
+
+    def of(self, index: int, pixels: np.ndarray) -> HeadScore | str:
+        """The score of a character's head on the canvas (H, W, 3) uint8, or why there is none."""
         character = self.request["characters"][index]
         head = character.get("head")
         if head is None:
@@ -108,9 +130,8 @@ class HeadScores:
             return references
         left, top, right, bottom = crop_box(self.request["canvas"])
         shown = np.ascontiguousarray(pixels[top:bottom, left:right])
-        skull = skull_box(character)
-        assert skull is not None
-        box = (skull[0] - left, skull[1] - top, skull[2], skull[3])
+        box = self._skull(character)
+        assert box is not None
         yaw = float(head["yaw"])
         found = self.scorer.score(shown, box, yaw, references, self._calibration)
         if found.value is None:

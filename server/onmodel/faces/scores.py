@@ -21,6 +21,7 @@ from onmodel.identity import (
     dlib_faces,
     find,
     insightface_faces,
+    interface,
     portrait,
     registry,
     rehearsal,
@@ -47,6 +48,8 @@ dlib_note = (
     "Scored by dlib, which is weak on drawn faces (AUC .72 on the rehearsal world) and refuses "
     "heads turned more than 75°. Name an InsightFace pack where its licence allows."
 )
+
+_no_area = "Its head box has no area."
 
 drawn_variants = 3
 """How often each portrait is made to look drawn when a cast is calibrated."""
@@ -220,7 +223,7 @@ class Scorer:
             return HeadScore(None, None, None, "", self.why_not)
         left, top, width, height = box
         if width <= 0 or height <= 0:
-            return HeadScore(None, None, None, self.name, "Its head box has no area.")
+            return HeadScore(None, None, None, self.name, _no_area)
         head = (left, top, left + width, top + height)
         used = calibration or registry.calibration(self.name)
         found = score(self.embedder, references, image, head, yaw, used)
@@ -230,6 +233,18 @@ class Scorer:
         return HeadScore(
             found.value, found.probability, found.verdict, self.name, calibration=source
         )
+
+    def unfit(self, width: int, height: int, box: tuple[float, float, float, float]) -> str | None:
+        """Why a head in this box of a picture of width x height pixels could not be scored whatever
+        it shows; None: it could, or there is nobody to score it. box: as for `score`."""
+        if self.embedder is None:
+            return None
+        left, top, wide, tall = box
+        if wide <= 0 or tall <= 0:
+            return _no_area
+        head = (left, top, left + wide, top + tall)
+        found = interface.unfit(width, height, head, self.embedder.least_pixels)
+        return None if found is None else found.reason
 
     def _member(
         self, hashes: tuple[str, ...], found: References, good: Sequence[Embedding] = ()

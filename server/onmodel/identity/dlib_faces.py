@@ -63,6 +63,7 @@ class DlibFaces:
 
     name = name
     size = 128
+    least_pixels = least_pixels
 
     def __init__(self) -> None:
         """Raises ModelError where a package is missing."""

@@ -57,6 +57,7 @@ class InsightFaces:
     """512 numbers a face (what the pack's recognition model gives)."""
 
     name = name
+    least_pixels = least_pixels
 
     def __init__(
         self,

@@ -42,6 +42,7 @@ class Embedder(Protocol):
     """Turns a head into a point on a sphere, so that the same person's heads lie close together.
 
     name: what the registry and the calibration file call it. size: numbers in an embedding.
+    least_pixels: heads smaller than that are refused (`unfit`).
     """
 
     @property
@@ -51,6 +52,10 @@ class Embedder(Protocol):
     @property
     def size(self) -> int:
         """Numbers in an embedding."""
+
+    @property
+    def least_pixels(self) -> float:
+        """Of the longer side of a head's box."""
 
     def embed(
         self, image: Array, head: HeadBox | None = None, yaw: float | None = None
@@ -85,13 +90,11 @@ def head_size(head: HeadBox) -> float:
     return max(head[2] - head[0], head[3] - head[1])
 
 
-def unusable(
-    image: Array, head: HeadBox, yaw: float | None, least: float, widest: float
-) -> NoFace | None:
-    """Why this head cannot be scored, or None. least: pixels; widest: degrees of yaw."""
+def unfit(width: int, height: int, head: HeadBox, least: float) -> NoFace | None:
+    """Why a head in this box of a picture of width x height pixels cannot be scored, whatever is
+    seen of it, or None. least: pixels."""
     if head[2] <= head[0] or head[3] <= head[1]:
         raise ValueError(f"The head box {head} has no area.")
-    height, width = image.shape[:2]
     across = max(0.0, min(head[2], width) - max(head[0], 0.0))
     down = max(0.0, min(head[3], height) - max(head[1], 0.0))
     inside = across * down / ((head[2] - head[0]) * (head[3] - head[1]))
@@ -99,6 +102,16 @@ def unusable(
         return NoFace("outside", f"Only {inside:.0%} of the head lies in the picture.")
     if head_size(head) < least:
         return NoFace("small", f"The head is {head_size(head):.0f} px high; {least:.0f} is least.")
+    return None
+
+
+def unusable(
+    image: Array, head: HeadBox, yaw: float | None, least: float, widest: float
+) -> NoFace | None:
+    """Why this head cannot be scored, or None. least: pixels; widest: degrees of yaw."""
+    found = unfit(image.shape[1], image.shape[0], head, least)
+    if found is not None:
+        return found
     if yaw is not None and abs((yaw + 180) % 360 - 180) > widest:
         turned = abs((yaw + 180) % 360 - 180)
         return NoFace(

@@ -38,6 +38,7 @@ class RehearsalFaces:
 
     name = name
     size = 128
+    least_pixels = least_pixels
 
     def __init__(self, file: Path = weights) -> None:
         """Raises ModelError where the weights are missing."""
