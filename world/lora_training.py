@@ -53,7 +53,8 @@ def lay_out(out: Path, trigger: str, words: Words, check_words: Words | None = N
         told = words if purpose == "train" else check_words or words
         for path in sorted((out / "data" / purpose).iterdir()):
             if path.name.endswith(".mask.png"):
-                head = json.loads(path.with_name(f"{path.name[:-9]}.json").read_text())["head"]
+                about = json.loads(path.with_name(f"{path.name[:-9]}.json").read_text())
+                head = head_of(about["head"], about["face"])
                 weighed = by_head(np.asarray(Image.open(path)), head)
                 Image.fromarray(weighed).save(target / path.name)
             elif path.suffix == ".png" or path.name.endswith(".head.json"):
@@ -63,6 +64,17 @@ def lay_out(out: Path, trigger: str, words: Words, check_words: Words | None = N
                 subject = f"{trigger} {parts['noun']}, " if purpose == "train" else ""
                 caption = f"{subject}{told(parts, int(path.stem))}\n"
                 (target / path.name).with_suffix(".txt").write_text(caption)
+
+
+def head_of(
+    head: Sequence[float] | None, face: Sequence[float] | None
+) -> tuple[float, float, float, float] | None:
+    """Box of a head and its hair down to a head's height under the chin: hair that hangs to the
+    hips covers a whole person. head, face: boxes with and without what hangs, or None."""
+    if head is None or face is None:
+        return None
+    left, top, right, bottom = head
+    return left, top, right, min(bottom, face[3] + (face[3] - face[1]))
 
 
 def by_head(mask: Array, head: Sequence[float] | None) -> Array:

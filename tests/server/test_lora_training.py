@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from world.lora_training import by_head
+from world.lora_training import by_head, head_of
 
 
 def test_a_head_weighs_as_much_as_the_rest_of_its_person():
@@ -19,6 +19,12 @@ def test_a_head_weighs_as_much_as_the_rest_of_its_person():
     near = by_head(mask, [10, 10, 40, 60])
     assert (near == mask).all()
     assert by_head(mask, None) is mask
+
+
+def test_hair_to_the_hips_is_no_head():
+    assert head_of([103, 3, 142, 89], [104, 4, 129, 34]) == (103, 3, 142, 64)
+    assert head_of([8, 12, 214, 219], [8, 12, 198, 200]) == (8, 12, 214, 219)
+    assert head_of(None, None) is None
 
 
 def test_weights_stand_in_proportion_where_they_may():
