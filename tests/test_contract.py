@@ -273,9 +273,10 @@ def test_openapi_states_the_contract(tmp_path: Path) -> None:
 def test_versions_agree() -> None:
     assert schemas.request_version == contract.request_version
     assert max(schemas.request_versions) == schemas.request_version
-    from onmodel.api.routes import api_version
+    from onmodel.api.routes import api_version, first_word_seconds
 
     assert api_version == client.api_version
+    assert client.patience > first_word_seconds, "a server that waits for its worker seems gone"
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["project"]["version"] == version
     manifest = tomllib.loads((root / "blender_manifest.toml").read_text(encoding="utf-8"))

@@ -32,6 +32,9 @@ api_version = 1
 max_blob_bytes = 512 * 1024 * 1024
 """A larger answer than this is no picture of ours."""
 
+patience = 30.0
+"""Seconds to wait for an answer: the server itself waits up to 20 for a new worker's first word."""
+
 preflight_seconds = 250.0
 """How long the answer to a preflight may take; the server gives up a little earlier."""
 
@@ -131,12 +134,16 @@ class Client:
     timeout: seconds to wait for an answer.
     """
 
-    def __init__(self, url: str, token: str, timeout: float = 20.0) -> None:
+    def __init__(self, url: str, token: str, timeout: float = patience) -> None:
         self.url = check_url(url)
         self.token = token
         self.timeout = timeout
         self.bytes_sent = 0
         self._session = new_session(token)
+
+    def again(self) -> Client:
+        """Another client of the same server: each thread needs one of its own."""
+        return Client(self.url, self.token, self.timeout)
 
     def close(self) -> None:
         """Closes the kept connection."""

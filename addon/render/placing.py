@@ -36,7 +36,9 @@ class Placer:
         self._began = began
 
     def next(self, scene: bpy.types.Scene) -> None:
-        """Puts one result before its camera, and the timings of its way into its sidecar."""
+        """Puts a result, if one waits, before its camera and its way's timings into its sidecar."""
+        if not self.waiting:
+            return
         item, sidecar = self.waiting.popleft()
         start = time.perf_counter()
         self.place(scene, item)

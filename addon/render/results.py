@@ -63,6 +63,17 @@ def new_run_folder(film_folder: Path) -> Path:
     return film_folder / "runs" / (time.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:6])
 
 
+def write_run(folder: Path, data: dict[str, Any]) -> str:
+    """Writes the record of a run into its folder; a sentence if that cannot be done, else ""."""
+    path = folder / "run.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(data, indent=1).encode(), durable=False)
+    except OSError as error:
+        return output_error(error, path).message
+    return ""
+
+
 def sidecar_path(png: Path) -> Path:
     """Where the sidecar of a drawn keyframe lies."""
     return png.with_suffix(".json")

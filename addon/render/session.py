@@ -13,9 +13,7 @@ the session to the plane in the scene.
 
 from __future__ import annotations
 
-import json
 import logging
-import queue
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +24,12 @@ import bpy
 
 from ..capture.errors import CaptureError
 from ..core.client import Client
-from ..core.scores import heads_of_record, heads_of_sidecar
 from ..core.shots import Shot, file_name
 from ..scene.cast import CastMember, read_cast
 from ..scene.film import Film, read_film
 from . import network as net
 from . import results, sources
+from .hearing import Hearing, Lost
 from .items import Item, ItemState, ShotStatus, final_states, overall, shot_statuses
 from .placing import Placer
 from .preparing import Preparer
@@ -49,9 +47,6 @@ cancel_patience = 15.0
 
 look_every = 1.0
 """Seconds between looks for results while shots are still being captured."""
-
-drain_budget = 0.02
-"""Seconds a step may spend on messages of the threads."""
 
 
 class RenderSession:
@@ -84,11 +79,10 @@ class RenderSession:
         self.items: list[Item] = sources.plan_items(
             scene, self.film, self.shots, take_settings, self.out_dir
         )
-        self.info: dict[str, Any] = {}
         self._notes: list[str] = []
         self.run_folder = results.new_run_folder(self.out_dir / file_name(self.film.name))
         self._network = net.Network(
-            _connector(client),
+            client.again if isinstance(client, Client) else client,
             take_settings.retries,
             take_settings.patience,
             take_settings.previews,
@@ -104,25 +98,34 @@ class RenderSession:
         )
         self._work: Iterator[None] = self._run()
         self._started = time.perf_counter()
-        self._sent_at: dict[int, float] = {}
         self._placer = Placer(
             self.shots,
             self.film.retakes is not None,
             take_settings.only_take is not None,
             self._started,
         )
-        self._unsaved: list[net.Drawn] = []
-        self._finished = False
+        self._heard = Hearing(
+            self._network, self.items, self._placer if self._places else None, self._say
+        )
         self._give_up_at = 0.0
         self._look_at = 0.0
         self._furthest = 0.0
-        self.waiting = ""
 
     # --- for whoever drives it -------------------------------------------------------------------
 
     @property
     def ended(self) -> bool:
         return self.state in ended
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The server's, once it is connected."""
+        return self._heard.info
+
+    @property
+    def waiting(self) -> str:
+        """Why nothing is drawn just now, or ""."""
+        return self._heard.waiting
 
     @property
     def progress(self) -> float:
@@ -154,7 +157,7 @@ class RenderSession:
         if self.ended:
             return self.state
         try:
-            self._drain()
+            self._hear()
             if not self.ended:
                 next(self._work, None)
         except results.OutputError as error:
@@ -194,9 +197,7 @@ class RenderSession:
 
     def save_again(self) -> None:
         """Writes what could not be written for want of space. Raises OutputError if still not."""
-        while self._unsaved:
-            self._save(self._unsaved[0])
-            self._unsaved.pop(0)
+        self._heard.save_again()
         while self._placer.waiting:
             self._placer.next(self.scene)
 
@@ -237,7 +238,11 @@ class RenderSession:
             yield
         try:
             model = pick_model(self.info, self.film.model)
-            self._note_unknown_maps(model)
+            unknown = ", ".join(sources.unknown_maps(self.film, model))
+            if unknown:
+                self._notes.append(
+                    f"The model {model['name']} takes no {unknown} map; it draws without."
+                )
             self.state = State.capturing
             for shot in self.shots:
                 own = [i for i in self.items if i.shot == shot.name]
@@ -248,14 +253,25 @@ class RenderSession:
             return
         self._network.listen()
         self.state = State.sending
-        while not self._finished or self._placer.waiting:
+        while not self._heard.finished or self._placer.waiting:
             if not self._order_retakes():
                 self._network.no_more()
             self._settle_state()
-            if self._placer.waiting:
-                self._placer.next(self.scene)
+            self._placer.next(self.scene)
             yield
         self._conclude()
+
+    def _hear(self) -> None:
+        """Takes in what the threads have told."""
+        try:
+            self._heard.drain()
+        except Lost as lost:
+            # While cancelling, a server that is gone has nothing left to cancel.
+            if lost.ours or self.state is not State.cancelling:
+                self._fail(Failure.server, lost.message, lost.fix)
+
+    def _say(self, sentence: str) -> None:
+        self.message = sentence
 
     def _order_retakes(self) -> bool:
         """Has further takes drawn where the rule wants them; False: none will be wanted any more.
@@ -331,19 +347,17 @@ class RenderSession:
         """Lets go of the main thread until nothing of ours runs beside it; see network.py."""
         yield
         while self._network.busy or self._placer.waiting:
-            if self._placer.waiting:
-                self._placer.next(self.scene)
+            self._placer.next(self.scene)
             yield
 
     def _wait_for_cancel(self) -> Iterator[None]:
-        while not self._finished and time.monotonic() < self._give_up_at:
-            if self._placer.waiting:
-                self._placer.next(self.scene)
+        while not self._heard.finished and time.monotonic() < self._give_up_at:
+            self._placer.next(self.scene)
             yield
         while self._placer.waiting:
             self._placer.next(self.scene)
             yield
-        if not self._finished:
+        if not self._heard.finished:
             self._notes.append("The server did not confirm the cancel.")
         for item in self.items:
             if item.state not in final_states:
@@ -375,7 +389,7 @@ class RenderSession:
     def _fail(self, failure: Failure, message: str, fix: str) -> None:
         """Ends with a sentence. What is drawn stays; what waits on the server is cancelled."""
         self._stop_capture()
-        if self._network.started and not self._finished:
+        if self._network.started and not self._heard.finished:
             self._network.cancel()
         self.failure, self.message, self.fix = failure, message, fix
         for item in self.items:
@@ -386,15 +400,9 @@ class RenderSession:
 
     def _end(self) -> None:
         """Writes the run's record."""
-        if self.settings.check:
-            return
-        path = self.run_folder / "run.json"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            record = json.dumps(self.to_data(), indent=1).encode()
-            results.write_atomic(path, record, durable=False)
-        except OSError as error:
-            self._notes.append(results.output_error(error, path).message)
+        if not self.settings.check:
+            trouble = results.write_run(self.run_folder, self.to_data())
+            self._notes += [trouble] if trouble else []
 
     def _stop_capture(self) -> None:
         """Closes the capture that is open, which puts the scene back."""
@@ -403,124 +411,9 @@ class RenderSession:
         if close and not getattr(work, "gi_running", False):
             close()
 
-    # --- what the threads tell -------------------------------------------------------------------
-
-    def _drain(self) -> None:
-        until = time.perf_counter() + drain_budget
-        while time.perf_counter() < until and not self.ended:
-            works = self._network.alive or not self._network.started
-            try:
-                message = self._network.messages.get_nowait()
-            except queue.Empty:
-                if not works and not self._finished:
-                    self._fail(
-                        Failure.server,
-                        "The talk with the server broke off by an error of Onmodel's.",
-                        "Blender's console says more. Draw again: what is drawn stays.",
-                    )
-                return
-            self._hear(message)
-
-    def _hear(self, message: net.Message) -> None:
-        """Takes one message in; see network.py for each."""
-        if isinstance(message, net.Connected):
-            self.info = message.info
-        elif isinstance(message, net.Sent):
-            self._hear_sent(message)
-        elif isinstance(message, net.Progress):
-            self._hear_progress(message)
-        elif isinstance(message, net.Kept):
-            self._hear_kept(message)
-        elif isinstance(message, net.Drawn):
-            try:
-                self._save(message)
-            except results.OutputError:
-                self._unsaved.append(message)
-                raise
-        elif isinstance(message, net.Ended):
-            item = self.items[message.item]
-            item.state = ItemState(message.state)
-            item.message, item.fix = message.message, message.fix
-        elif isinstance(message, net.Trouble):
-            self.message = message.message
-        elif isinstance(message, net.Waiting):
-            self.waiting = message.message
-        elif isinstance(message, net.Unwritable):
-            raise results.OutputError(message.message, message.fix, message.full)
-        elif isinstance(message, net.Broken):
-            self._finished = True
-            self._network.close()
-            if self.state is not State.cancelling:
-                self._fail(Failure.server, message.error.message, message.error.fix)
-        elif isinstance(message, net.Finished):
-            self._finished = True
-
-    def _hear_kept(self, message: net.Kept) -> None:
-        item = self.items[message.item]
-        item.state, item.request, item.path = ItemState.kept, message.request, message.path
-        sidecar = results.read_sidecar(item.path)
-        item.heads = heads_of_sidecar(sidecar)
-        if sidecar and self._places:
-            self._placer.waiting.append((item, sidecar))
-
-    def _hear_sent(self, message: net.Sent) -> None:
-        for number in message.items:
-            item = self.items[number]
-            item.request = message.requests[number]
-            if item.state is ItemState.sending:
-                item.state = ItemState.queued
-            item.timings["encode"] = message.prepare
-            item.timings["send"] = message.send
-            self._sent_at[number] = time.perf_counter()
-
-    def _hear_progress(self, message: net.Progress) -> None:
-        item = self.items[message.item]
-        if item.state in final_states:
-            return
-        item.state = ItemState.queued if message.state == "queued" else ItemState.drawing
-        if item.state is ItemState.drawing:
-            self.waiting = ""
-        item.progress = message.step / message.steps if message.steps else 0.0
-        item.preview = message.preview or item.preview
-
-    def _save(self, drawn: net.Drawn) -> None:
-        """Writes a drawn keyframe. Raises OutputError; then it is still in hand."""
-        item = self.items[drawn.item]
-        assert item.request is not None, "a drawing of a request that was never sent"
-        start = time.perf_counter()
-        item.timings["fetch"] = drawn.fetch
-        item.timings["wait"] = start - self._sent_at.get(item.number, start)
-        item.server_timings = dict(drawn.keyframe.get("timings") or {})
-        record = {
-            "server": {k: self.info.get(k) for k in ("version", "device")},
-            "keyframe": {k: v for k, v in drawn.keyframe.items() if k != "error"},
-            "timings": item.timings,
-        }
-        sidecar = results.write_result(item.path, drawn.png, item.request, record)
-        item.timings["write"] = time.perf_counter() - start
-        item.heads = heads_of_record(drawn.keyframe.get("record"))
-        item.state, item.preview, self.waiting = ItemState.done, None, ""
-        if self._places:
-            self._placer.waiting.append((item, sidecar))
-
     @property
     def _places(self) -> bool:
         return self.settings.place and not self.settings.check
 
     def _shot_of(self, item: Item) -> Shot:
         return next(s for s in self.shots if s.name == item.shot)
-
-    def _note_unknown_maps(self, model: dict[str, Any]) -> None:
-        unknown = [m.kind for m in self.film.maps if m.kind not in model.get("map_kinds", [])]
-        if unknown:
-            self._notes.append(
-                f"The model {model['name']} takes no {', '.join(unknown)} map; it draws without."
-            )
-
-
-def _connector(client: Client | Callable[[], Client]) -> Callable[[], Client]:
-    """A function that connects, of a Client too: each thread needs a connection of its own."""
-    if isinstance(client, Client):
-        url, token, timeout = client.url, client.token, client.timeout
-        return lambda: Client(url, token, timeout)
-    return client

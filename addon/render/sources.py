@@ -140,6 +140,11 @@ def shot_settings(shot: Shot, film: Film, model: dict[str, Any]) -> ShotSettings
     )
 
 
+def unknown_maps(film: Film, model: dict[str, Any]) -> list[str]:
+    """Kinds of the film's maps that the model does not take."""
+    return [m.kind for m in film.maps if m.kind not in model.get("map_kinds", [])]
+
+
 def join_words(shot: str, film: str) -> str:
     """A shot's words, then the film's, which are true of every shot."""
     return ", ".join(part.strip(" ,") for part in (shot, film) if part.strip(" ,"))

@@ -148,7 +148,7 @@ class Connection:
 
         def ask() -> None:
             try:
-                with Client(address.url, address.token, timeout=10.0) as client:
+                with Client(address.url, address.token) as client:
                     self._answers.put((address, client.info()))
             except ClientError as error:
                 self._answers.put((address, error))

@@ -271,7 +271,7 @@ def test_waiting_for_a_training_is_on_the_panel(scene, tmp_path, monkeypatch):
     order = drawing.Order(shots.read_shots(scene), TakeSettings())
     run = drawing.Drawing(scene, order, chosen)
     run.session.state = State.drawing
-    run.session.waiting = "Waits for the training of “ada”."
+    run.session._heard.waiting = "Waits for the training of “ada”."
     run._tell()
     assert status.run.words.startswith("Waiting")
     assert "training of “ada”" in words(draw_all())
