@@ -29,6 +29,47 @@ def empty_scene():
     return bpy.context.scene
 
 
+@pytest.fixture
+def server(monkeypatch):
+    """A server inside this process, which rests while Blender captures."""
+    from tests.addon.fake_server import FakeServer
+    from tests.blender import render_scene
+
+    with FakeServer() as running:
+        render_scene.calm(monkeypatch, running)
+        yield running
+
+
+@pytest.fixture
+def scene():
+    """The scene of a film of two shots (render_scene)."""
+    from tests.blender import render_scene
+
+    return render_scene.make_film()
+
+
+@pytest.fixture
+def make(scene, server, tmp_path):
+    """Makes a session of the film, its files under "out"; closes it afterwards."""
+    from addon.core.client import Client
+    from addon.render.session import RenderSession
+    from addon.render.settings import TakeSettings
+    from tests.blender import render_scene
+
+    made = []
+
+    def make_one(shots=None, client=None, **settings):
+        shots = shots or render_scene.read_shots(scene)
+        client = client or Client(server.url, server.token)
+        session = RenderSession(scene, shots, TakeSettings(**settings), client, tmp_path / "out")
+        made.append(session)
+        return session
+
+    yield make_one
+    for session in made:
+        session.close()
+
+
 def pytest_sessionfinish(session, exitstatus):
     global exit_status
     exit_status = int(exitstatus)

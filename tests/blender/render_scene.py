@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A film of two shots with two people of boxes, for tests of rendering."""
 
+import time
+
 import bpy
 
 from tests.blender import capture_scene
+
+stuck_seconds = 300.0
+"""After so long without an end a session will never have one, however busy the machine is."""
 
 
 def register():
@@ -49,6 +54,16 @@ def read_shots(scene):
     from addon.scene import shots
 
     return shots.read_shots(scene)
+
+
+def run(session, until=None):
+    """Steps a session to its end, or until something is so; its state in a word."""
+    end = time.monotonic() + stuck_seconds
+    while not session.ended and not (until and until()):
+        session.step()
+        time.sleep(0.002)
+        assert time.monotonic() < end, f"stuck in {session.state}: {session.message}"
+    return session.state.value
 
 
 def calm(monkeypatch, server):

@@ -15,20 +15,7 @@ import pytest
 from addon import commands
 from addon.commands import ExitCode
 from tests.addon.fake_server import FakeServer, wait_for
-from tests.blender import render_scene
 from tests.blender.scored_heads import by_take
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with FakeServer() as running:
-        render_scene.calm(monkeypatch, running)
-        yield running
-
-
-@pytest.fixture
-def scene():
-    return render_scene.make_film()
 
 
 @pytest.fixture

@@ -3,57 +3,15 @@
 
 import errno
 import json
-import time
 
 import bpy
 import numpy as np
 import pytest
 
 from addon.core import png
-from addon.core.client import Client, ClientError
-from tests.addon.fake_server import FakeServer
+from addon.core.client import ClientError
 from tests.blender import capture_scene, render_scene
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with FakeServer() as running:
-        render_scene.calm(monkeypatch, running)
-        yield running
-
-
-@pytest.fixture
-def scene():
-    return render_scene.make_film()
-
-
-@pytest.fixture
-def make(scene, server, tmp_path):
-    """Makes a session of the film; closes it afterwards."""
-    from addon.render.session import RenderSession
-    from addon.render.settings import TakeSettings
-
-    made = []
-
-    def make_one(shots=None, client=None, **settings):
-        shots = shots or render_scene.read_shots(scene)
-        client = client or Client(server.url, server.token)
-        session = RenderSession(scene, shots, TakeSettings(**settings), client, tmp_path / "out")
-        made.append(session)
-        return session
-
-    yield make_one
-    for session in made:
-        session.close()
-
-
-def run(session, seconds=60.0, until=None):
-    end = time.monotonic() + seconds
-    while not session.ended and not (until and until()):
-        session.step()
-        time.sleep(0.002)
-        assert time.monotonic() < end, f"stuck in {session.state}: {session.message}"
-    return session.state.value
+from tests.blender.render_scene import run
 
 
 def states(session):
@@ -172,7 +130,7 @@ def test_a_cancel_is_exact_at_every_stage(make, scene, server, when):
     run(session, until=lambda: session.state.value == when)
     session.step()
     session.cancel()
-    assert run(session, 10) == "cancelled"
+    assert run(session) == "cancelled"
     assert set(states(session)) == {"cancelled"}
     assert other["state"] == "queued"
     assert all(j["state"] == "cancelled" for j in list(server.jobs.values())[1:])
@@ -185,7 +143,7 @@ def test_a_cancel_keeps_what_is_drawn(make, server):
     run(session, until=lambda: any(i.state.value == "done" for i in session.items))
     server.hold()
     session.cancel()
-    run(session, 10)
+    run(session)
     done = [i for i in session.items if i.state.value == "done"]
     assert done and all(png.decode(i.path.read_bytes()).any() for i in done)
 
@@ -237,7 +195,7 @@ def test_a_server_lost_for_good_keeps_what_is_drawn(make, server):
     run(session, until=lambda: any(i.state.value == "done" for i in session.items))
     server.hold()
     server.stop()
-    assert run(session, 30) in ("failed", "done")
+    assert run(session) in ("failed", "done")
     done = [i for i in session.items if i.state.value == "done"]
     assert done and all(i.path.exists() for i in done)
     if session.state.value == "failed":

@@ -2,58 +2,26 @@
 """Retakes in a render session, and scores on image planes, against a server that scores."""
 
 import json
-import time
 
 import pytest
 
-from addon.core.client import Client
 from addon.core.retakes import RetakeRule, never
-from tests.addon.fake_server import FakeServer
 from tests.blender import render_scene
+from tests.blender.render_scene import run
 from tests.blender.scored_heads import by_take
 
 rule = RetakeRule(score=0.5, most=3)
 
 
 @pytest.fixture
-def server(monkeypatch):
-    with FakeServer() as running:
-        render_scene.calm(monkeypatch, running)
-        yield running
-
-
-@pytest.fixture
-def scene():
-    return render_scene.make_film()
-
-
-@pytest.fixture
-def make(scene, server, tmp_path):
-    """Makes a session over shot 010 (frames 1, 10, 20) with the rule; closes it afterwards."""
-    from addon.render.session import RenderSession
-    from addon.render.settings import TakeSettings
-
-    made = []
+def make(make, scene):
+    """Makes a session over shot 010 (frames 1, 10, 20) with the rule."""
 
     def make_one(**settings):
-        shots = render_scene.read_shots(scene)[:1]
         settings.setdefault("retakes", rule)
-        client = Client(server.url, server.token)
-        made.append(RenderSession(scene, shots, TakeSettings(**settings), client, tmp_path / "out"))
-        return made[-1]
+        return make(render_scene.read_shots(scene)[:1], **settings)
 
-    yield make_one
-    for session in made:
-        session.close()
-
-
-def run(session, until=None, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not session.ended and not (until and until()):
-        session.step()
-        time.sleep(0.002)
-        assert time.monotonic() < end, f"stuck in {session.state}: {session.message}"
-    return session.state.value
+    return make_one
 
 
 def takes(session, frame):
@@ -241,7 +209,7 @@ def test_a_cancel_while_retakes_are_drawn(make, scene, server):
     session = make()
     run(session, until=lambda: len(takes(session, 10)) == 2)
     session.cancel()
-    assert run(session, seconds=20) == "cancelled"
+    assert run(session) == "cancelled"
     assert takes(session, 10) == [(1, "done"), (2, "cancelled")]
     assert shown(scene, 10) == 1
 
