@@ -275,6 +275,7 @@ def test_the_page_escapes_everything_and_fetches_nothing(film, capsys):
     for ref in read.refs:
         assert ref.startswith("data:image/jpeg;base64,") or ref[1:] in read.ids
     assert not re.search(r"https?:|url\(", text)
+    assert text.count('width="96" height="96"') == 3, "three worst heads, cut out"
     assert "0.500" in capsys.readouterr().out
 
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from onmodel.report.contact_sheet import margin, surround
+from onmodel.report.crops import head_crop
 from onmodel.report.film import Head, Keyframe, film_table
 from onmodel.report.marks import HeadLine, draw_lines, faint, ink, line_height, lines_width
 
 log = logging.getLogger(__name__)
 
-around = 1.7
-"""Side of a crop over the longer side of its head box."""
 _states = {"repaired": "repaired", "kept": "kept as drawn", "skipped": "left alone"}
 
 
@@ -111,7 +109,8 @@ def _cell(pair: Pair, side: int) -> Image.Image:
     keyframe, head = pair.after
     face = head.face
     assert head.box is not None and face is not None
-    old, new = _crop(pair.before[0].png, head.box, side), _crop(keyframe.png, head.box, side)
+    old = head_crop(pair.before[0].png, head.box, side)
+    new = head_crop(keyframe.png, head.box, side)
     before = face.before if face.before is not None else pair.before[1].value
     if head.value is None:
         line = HeadLine("", head.words, [])
@@ -132,18 +131,3 @@ def _cell(pair: Pair, side: int) -> Image.Image:
 
 def _words(head: Head) -> list[tuple[str, str]]:
     return [(head.words, head.verdict)]
-
-
-def _crop(png: Path, box: tuple[float, float, float, float], side: int) -> Image.Image:
-    """A square about a head, inside the picture, brought to side x side."""
-    left, top, width, height = box
-    height = min(height, 1.4 * width)  # the box holds hanging hair, too
-    with Image.open(png) as image:
-        picture = image.convert("RGB")
-    length = min(round(around * max(width, height)), *picture.size)
-    x, y = (
-        min(max(round(middle - length / 2), 0), limit - length)
-        for middle, limit in zip((left + width / 2, top + height / 2), picture.size, strict=True)
-    )
-    part = picture.crop((x, y, x + length, y + length))
-    return part.resize((side, side), Image.Resampling.LANCZOS)

@@ -73,18 +73,27 @@ def verdict_counts(row: CharacterRow) -> list[tuple[str, int]]:
 
 def counted(reasons: dict[str, int]) -> str:
     """ "3 turned away, 1 too small", the most frequent first."""
-    ranked = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count} {words}" for words, count in ranked)
+    return ", ".join(f"{count} {words}" for words, count in most_first(reasons))
+
+
+def most_first(reasons: dict[str, int]) -> list[tuple[str, int]]:
+    """The words and how many there are of each, the most frequent first."""
+    return sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
 
 
 def face_pass_words(row: CharacterRow) -> str:
     """What the face pass did to a character's heads, and what repairs brought."""
-    words = {"repaired": "repaired", "kept": "kept as drawn", "skipped": "left alone"}
-    said = counted({words.get(state, state): count for state, count in row.faces.items()})
+    said = counted(face_counts(row))
     if row.gain is None:
         return said
     gain = row.gain
     return f"{said}; repairs {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+
+
+def face_counts(row: CharacterRow) -> dict[str, int]:
+    """How many of a character's heads the face pass repaired, kept and left, by words for it."""
+    words = {"repaired": "repaired", "kept": "kept as drawn", "skipped": "left alone"}
+    return {words.get(state, state): count for state, count in row.faces.items()}
 
 
 def lora_words(row: CharacterRow) -> str:

@@ -15,34 +15,47 @@ from pathlib import Path
 
 from PIL import Image
 
+from onmodel.report.crops import head_crop
 from onmodel.report.film import CharacterRow, Head, Keyframe, verdict_words
-from onmodel.report.output import counted, face_pass_words, lora_words, verdict_counts
+from onmodel.report.output import face_counts, lora_words, most_first, verdict_counts
 
-thumbnail_height = 180
+thumbnail_height = 240
+worst_side = 96
+"""Pixels of a side of the worst frame's head."""
 
 _policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _none = "&ndash;"
 _marks = {"same": "●", "unsure": "◐", "other": "✕", "": _none}
 _style = """
 :root { color-scheme: dark }
-body { margin: 0 auto; padding: 28px 32px 48px; max-width: 1400px; background: #262628;
+body { margin: 0 auto; padding: 32px 36px 56px; max-width: 1400px; background: #262628;
   color: #e8e8e6; font: 15px/1.5 system-ui, sans-serif }
 h1 { font-size: 26px; font-weight: 500; margin: 0 }
-h2 { font-size: 18px; font-weight: 500; margin: 34px 0 10px }
+h2 { font-size: 18px; font-weight: 500; margin: 44px 0 12px }
+h2 .quiet { font-size: 15px; font-weight: 400; margin-left: 8px }
 p, .quiet, figcaption { color: #a0a0a3 }
-p { margin: 2px 0 20px; max-width: 72ch }
-table { border-collapse: collapse; width: 100% }
-th { text-align: left; font-weight: 400; font-size: 13px; color: #a0a0a3; padding: 4px 18px 6px 0 }
-td { padding: 10px 18px 10px 0; border-top: 1px solid #3a3a3d; vertical-align: top }
-td.figure, .figure { font-variant-numeric: tabular-nums; white-space: nowrap }
+p { margin: 2px 0 26px; max-width: 78ch }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; min-width: 100% }
+th { text-align: left; font-weight: 400; font-size: 13px; color: #a0a0a3; padding: 4px 32px 8px 0 }
+td { padding: 14px 32px 14px 0; border-top: 1px solid #3a3a3d; vertical-align: top;
+  white-space: nowrap }
+td .quiet { font-size: 14px }
+.figure { font-variant-numeric: tabular-nums }
 .same { color: #62be78 } .unsure { color: #e2ac42 } .other { color: #ec6c62 }
 ul { list-style: none; margin: 0; padding: 0 }
-a { color: inherit } a img { display: block; margin-top: 4px }
-.shots { display: flex; flex-wrap: wrap; gap: 22px }
-figure { margin: 0 } figure:target { outline: 2px solid #e8e8e6; outline-offset: 6px }
-figcaption { font-size: 13px; margin-top: 4px }
-figure ul { font-size: 14px }
-.name { display: inline-block; min-width: 4.5em; padding-right: 6px }
+.mark { display: inline-block; width: 1.2em }
+a { color: inherit; text-decoration: none } a:hover { text-decoration: underline }
+.worst { display: flex; gap: 12px }
+.shots { display: flex; flex-wrap: wrap; gap: 26px 22px }
+figure { margin: 0; width: min-content; min-width: 19em }
+figure:target { outline: 2px solid #e8e8e6; outline-offset: 6px }
+img { display: block }
+figcaption { font-size: 13px; margin: 6px 0 2px }
+.heads { font-size: 14px; display: grid; column-gap: 8px;
+  grid-template-columns: 1em max-content max-content 1fr }
+.heads li { display: contents }
+.heads .all { grid-column: 3 / 5 }
 """
 
 
@@ -89,15 +102,16 @@ def _table(table: Sequence[CharacterRow], anchors: Mapping[Path, str]) -> str:
     lines = [f"<table><tr>{''.join(f'<th>{h}</th>' for h in heads)}</tr>"]
     for row in table:
         mean = row.mean
-        by = f'<div class="quiet">by {escape(row.embedder)}</div>' if row.embedder else ""
+        by = _quiet(f"by {escape(row.embedder)}") if row.embedder else ""
         if row.loras:
-            by += f'<div class="quiet">LoRA {escape(lora_words(row))}</div>'
+            by += _quiet(f"LoRA {escape(lora_words(row))}")
         if mean is not None:
-            figure = f'{mean.value:.3f}<div class="quiet">{mean.low:.3f} to {mean.high:.3f}</div>'
+            figure = f"{mean.value:.3f}" + _quiet(f"{mean.low:.3f} to {mean.high:.3f}")
         else:
             figure = f"{row.scores[0]:.3f}" if row.scores else _none
         verdicts = "".join(
-            f'<li class="{v}">{_marks[v]} {count} {verdict_words.get(v, "not calibrated")}</li>'
+            f'<li class="{v or "quiet"}"><span class="mark">{_marks[v]}</span>'
+            f"{count} {verdict_words.get(v, 'not calibrated')}</li>"
             for v, count in verdict_counts(row)
         )
         lines.append(
@@ -105,19 +119,45 @@ def _table(table: Sequence[CharacterRow], anchors: Mapping[Path, str]) -> str:
             f'<td class="figure">{figure}</td>'
             f"<td><ul>{verdicts or _none}</ul></td>"
             f"<td>{_worst(row, anchors)}</td>"
-            f"<td>{escape(counted(dict(row.no_face))) or _none}</td>"
-            f"<td>{escape(face_pass_words(row)) or _none}</td></tr>"
+            f"<td>{_counts(dict(row.no_face))}</td>"
+            f"<td>{_counts(face_counts(row))}{_gain(row)}</td></tr>"
         )
-    return "\n".join([*lines, "</table>"])
+    return "\n".join(['<div class="wide">', *lines, "</table></div>"])
+
+
+def _counts(found: dict[str, int]) -> str:
+    lines = "".join(f"<li>{count} {escape(words)}</li>" for words, count in most_first(found))
+    return f"<ul>{lines}</ul>" if lines else _none
+
+
+def _gain(row: CharacterRow) -> str:
+    """What repairs brought, on average."""
+    gain = row.gain
+    if gain is None:
+        return ""
+    mean = f'<span class="figure">{gain.value:+.3f}</span> per repair'
+    between = f'<span class="figure">{gain.low:+.3f} to {gain.high:+.3f}</span>'
+    return _quiet(mean) + _quiet(between)
+
+
+def _quiet(html: str) -> str:
+    """A line of its own beneath what it belongs to."""
+    return f'<div class="quiet">{html}</div>'
 
 
 def _worst(row: CharacterRow, anchors: Mapping[Path, str]) -> str:
     if row.worst is None:
         return _none
     keyframe, value = row.worst
-    words = f'<span class="figure">{value:.2f}</span> in {escape(keyframe.title)}'
-    image = _thumbnail(keyframe.png, 90, "")
-    return f'<a href="#{anchors[keyframe.png]}">{words}{image}</a>'
+    box = next((h.box for h in keyframe.heads if h.character == row.character), None)
+    if box is None:
+        image = _thumbnail(keyframe.png, worst_side, "")
+    else:
+        image = _picture(head_crop(keyframe.png, box, worst_side), "")
+    where = _quiet(f"shot {escape(keyframe.shot)}")
+    where += _quiet(f"frame {keyframe.frame}, take {keyframe.take}")
+    words = f'<div><span class="figure">{value:.3f}</span>{where}</div>'
+    return f'<a class="worst" href="#{anchors[keyframe.png]}">{image}{words}</a>'
 
 
 def _figure(keyframe: Keyframe, anchor: str, table: Sequence[CharacterRow]) -> str:
@@ -126,15 +166,15 @@ def _figure(keyframe: Keyframe, anchor: str, table: Sequence[CharacterRow]) -> s
     return (
         f'<figure id="{anchor}">{_thumbnail(keyframe.png, thumbnail_height, alt)}'
         f"<figcaption>frame {keyframe.frame}, take {keyframe.take}</figcaption>"
-        f"<ul>{heads}</ul></figure>"
+        f'<ul class="heads">{heads}</ul></figure>'
     )
 
 
 def _head(keyframe: Keyframe, head: Head, table: Sequence[CharacterRow]) -> str:
-    name = f'<span class="name">{escape(head.character)}</span>'
+    name = f"<span>{escape(head.character)}</span>"
     if head.value is None:
-        why = escape(head.no_score, quote=True)
-        return f'<li class="quiet" title="{why}">&ndash; {name} {escape(head.words)}</li>'
+        said = f'<span class="all" title="{escape(head.no_score, quote=True)}">{escape(head.words)}'
+        return f'<li class="quiet"><span>{_none}</span>{name}{said}</span></li>'
     verdict = head.verdict if head.verdict in verdict_words else ""
     extra = ""
     for row in table:
@@ -145,20 +185,27 @@ def _head(keyframe: Keyframe, head: Head, table: Sequence[CharacterRow]) -> str:
     face = head.face
     if face is not None and face.state == "repaired" and face.before is not None:
         extra += f' <span class="quiet">was {face.before:.2f}</span>'
+    elif face is not None and face.state == "kept":
+        extra += ' <span class="quiet">repair not kept</span>'
     return (
-        f'<li><span class="{verdict}">{_marks[verdict]}</span> {name} '
-        f'<span class="figure">{head.value:.2f}</span> '
-        f'<span class="{verdict}">{escape(head.words)}</span>{extra}</li>'
+        f'<li><span class="{verdict}">{_marks[verdict]}</span>{name}'
+        f'<span class="figure">{head.value:.2f}</span>'
+        f'<span><span class="{verdict}">{escape(head.words)}</span>{extra}</span></li>'
     )
 
 
 def _thumbnail(png: Path, height: int, alt: str) -> str:
-    """An image element with the picture in it, as JPEG, at most `height` pixels tall."""
+    """A picture's file, brought to `height` pixels, as an image element."""
     with Image.open(png) as image:
         picture = image.convert("RGB")
     width = max(1, round(picture.width * height / picture.height))
+    return _picture(picture.resize((width, height), Image.Resampling.LANCZOS), alt)
+
+
+def _picture(picture: Image.Image, alt: str) -> str:
+    """An image element with the picture in it, as JPEG."""
     file = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.LANCZOS).save(file, "JPEG", quality=85)
+    picture.save(file, "JPEG", quality=85)
     data = base64.b64encode(file.getvalue()).decode("ascii")
-    size = f'width="{width}" height="{height}"'
+    size = f'width="{picture.width}" height="{picture.height}"'
     return f'<img {size} alt="{escape(alt, quote=True)}" src="data:image/jpeg;base64,{data}">'
