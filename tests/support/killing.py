@@ -2,6 +2,10 @@
 """SIGKILL of the worker or of the whole server at random moments while keyframes are drawn.
 
 Used by tests/server/test_jobs_kill.py (a few moments) and bench/kill.py (twenty).
+
+How busy the machine is changes where a kill falls, never the outcome: a worker's life draws a few
+keyframes and then waits until the last kill is through, so work is left at every kill, and the last
+kill waits for a finished keyframe.
 """
 
 from __future__ import annotations
@@ -18,8 +22,12 @@ from pathlib import Path
 from tests.support import keyframes
 from tests.support.server import RunningServer, send_images, wait_for, wait_job
 
-keyframes_per_moment = 10
-"""Enough that work is left at every kill."""
+keyframes_per_life = 8
+"""A worker draws so many, and the rest of its batch, before it waits for the gate."""
+keyframes_per_moment = keyframes_per_life + 2
+"""More than a life can finish, and each kill ends one life."""
+stuck_seconds = 600.0
+"""What has not come after so long will never come, however busy the machine is."""
 
 
 @dataclass
@@ -56,26 +64,40 @@ def finished(data: Path) -> dict[str, str]:
 def kill_at_random(folder: Path, moments: int, seed: int) -> Outcome:
     """Draws a job while it kills the worker or the server `moments` times; counts the damage."""
     rng = random.Random(seed)
-    log = folder / "draws.log"
+    log, gate = folder / "draws.log", folder / "gate"
     begun = time.monotonic()
     outcome = Outcome(moments)
-    environment = {"FAKE_LOG": str(log), "FAKE_STEP_SECONDS": "0.025", "FAKE_STEPS": "4"}
+    environment = {
+        "FAKE_LOG": str(log),
+        "FAKE_STEP_SECONDS": "0.025",
+        "FAKE_STEPS": "4",
+        "FAKE_BATCH": "2",
+        "FAKE_DRAWS": str(keyframes_per_life),
+        "FAKE_GATE": str(gate),
+    }
     # Kills from outside are no fault of the keyframes, however often they hit the same one.
     server = RunningServer(folder, environment, ["--attempts", "1000"])
     with server:
-        client = server.client()
+        client = server.client(stuck_seconds)
+        wait_for(lambda: client.info()["models"], "the worker says nothing", stuck_seconds)
         send_images(client)
         wanted = keyframes.unique(moments * keyframes_per_moment)
         job = client.submit(keyframes.job(*wanted))["id"]
         outcome.keyframes = len(wanted)
         kept: dict[str, str] = {}
+        logged = 0
         for moment in range(moments):
             if moment % 4:
                 # Else most kills would hit a process that is still starting: that is every fourth.
-                drawn = log_size(log)
-                wait_for(lambda drawn=drawn: log_size(log) > drawn, "nothing is drawn", 60)
+                wait_for(
+                    lambda logged=logged: log_size(log) > logged, "nothing is drawn", stuck_seconds
+                )
+            if moment == moments - 1:
+                wait_for(lambda: finished(server.data), "nothing is finished", stuck_seconds)
             time.sleep(rng.uniform(0.0, 0.8))
             worker = server.worker_pid()
+            # Before the kill: a new life may draw all it may while this process waits for its turn.
+            logged = log_size(log)
             if moment % 2 and worker is not None:
                 os.kill(worker, signal.SIGKILL)
             else:
@@ -87,8 +109,9 @@ def kill_at_random(folder: Path, moments: int, seed: int) -> Outcome:
             outcome.finished_at_kills.append(len(now))
             if server.process is not None and server.process.poll() is not None:
                 server.start()
-        client = server.client()
-        found = wait_job(client, job, timeout=120)
+        gate.touch()
+        client = server.client(stuck_seconds)
+        found = wait_job(client, job, stuck_seconds)
         now = {k["id"]: k["result"] for k in found["keyframes"] if k["state"] == "done"}
         outcome.lost += count_lost(kept, now)
         outcome.unfinished = len(wanted) - len(now)

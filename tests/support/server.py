@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from addon.core.client import Client
+from addon.core.client import Client, patience
 from tests.support import keyframes
 
 root = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ class RunningServer:
         given += ["--artist", fake_artist, "--parent-pid", str(os.getpid()), *self.arguments]
         return [sys.executable, "-m", "onmodel.cli", "serve", *given]
 
-    def start(self, timeout: float = 180.0) -> RunningServer:
+    def start(self, timeout: float = 600.0) -> RunningServer:
         """Starts it and waits for the ready file."""
         self.ready_file.unlink(missing_ok=True)
         environment = {
@@ -69,9 +69,9 @@ class RunningServer:
         self.ready = json.loads(self.ready_file.read_text())
         return self
 
-    def client(self) -> Client:
+    def client(self, timeout: float = patience) -> Client:
         """A client of the add-on's own kind."""
-        return Client(self.ready["url"], self.ready["token"])
+        return Client(self.ready["url"], self.ready["token"], timeout)
 
     @property
     def port(self) -> int:
