@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 
@@ -18,7 +18,7 @@ from onmodel.models.family import Prepared
 class PictureControl(Protocol):
     """One map of each picture."""
 
-    def of(self, rows: torch.Tensor) -> PictureControl:
+    def of(self, rows: torch.Tensor) -> Self:
         """The same map of these pictures alone. rows: (n,) integers."""
 
 
