@@ -83,6 +83,7 @@ def room(tmp_path: Path) -> Room:
         {"steps": 21},
         {"guidance": 4.5},
         {"true_guidance": 2.0},
+        {"guided_loras": True},
         {"default_preset": "ddim"},
         {"native_pixels": 256 * 256},
     ],

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from onmodel.generate import regional_settings
 from onmodel.generate.regional_loras import Fields, Rows
 from onmodel.generate.regional_settings import RegionalSettings, standard
 from onmodel.generate.regions import token_grids
@@ -235,6 +237,32 @@ def test_pass_and_batch_agree(artist):
     a, b = (first_step(artist, cast, other, empty, settings=s) for s in reference)
     assert (a - b).abs().max() < 1e-5
     assert (a[0] - a[1]).abs().mean() > 0.01
+
+
+def answers(artist, one, settings) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the model says without and with the prompt: out(g) = without + g * (with - without)."""
+    two, three = (first_step(artist, one, settings=settings, guidance=g) for g in (2.0, 3.0))
+    return 3 * two - 2 * three, 2 * two - three
+
+
+@pytest.mark.parametrize("way", regional_settings.ways)
+def test_guided_loras_leave_the_answer_alone_that_guidance_leads_away_from(artist, way):
+    left, _ = sides()
+    use(artist, {}, ["ann"])
+    bound = picture(RegionPrompt("Ann", left, bind(artist, ann=1.0)))
+    settings, family = RegionalSettings(way, own_keys=False), artist._loaded.family
+    usual = answers(artist, bound, settings)
+    base = answers(artist, picture(RegionPrompt("Ann", left)), settings)
+    before = family.entry
+    family.entry = dataclasses.replace(before, guided_loras=True)
+    try:
+        guided = answers(artist, bound, settings)
+    finally:
+        family.entry = before
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(guided[0], base[0], **close)
+    torch.testing.assert_close(guided[1], usual[1], **close)
+    assert (usual[0] - base[0]).abs().max() > 0.01
 
 
 def test_swapped_masks_are_swapped_effects(artist):

@@ -10,7 +10,7 @@ Further model folders: environment ONMODEL_MODELS, separated as in PATH. A hub c
 (models--org--name) is understood in any of them. The embedded model "rehearsal" comes with the
 package, and so do the LoRAs of the sample storyboard's cast, which fit it; a LoRA of the same name
 in the data folder comes before them. A model folder may hold `onmodel.json` with any of: title,
-native_pixels, multiple, map_kinds, default_preset, steps, guidance, true_guidance.
+native_pixels, multiple, map_kinds, default_preset, steps, guidance, true_guidance, guided_loras.
 
 Nothing is ever fetched: models come to this machine by hand or by the hub's own tools.
 """
@@ -44,7 +44,9 @@ class ModelEntry:
     """One model on disk. steps, guidance: of its default preset.
 
     true_guidance: for a model that is told its guidance, how far it is also drawn away from a
-    negative prompt; 1: not at all.
+    negative prompt; 1: not at all. guided_loras: a character's LoRAs act on the answer to the
+    prompt and not on the one that guidance leads away from, so that it strengthens them as it
+    strengthens words. SDXL only.
     """
 
     name: str
@@ -61,6 +63,7 @@ class ModelEntry:
     hash: str
     embedded: bool = False
     true_guidance: float = 1.0
+    guided_loras: bool = False
 
     @property
     def family(self) -> str:
@@ -269,6 +272,7 @@ class Registry:
             hash=digest,
             embedded=path == self.embedded,
             true_guidance=float(own.get("true_guidance", 1.0)),
+            guided_loras=bool(own.get("guided_loras", False)),
         )
 
     def _controlnet(self, found: Found) -> tuple[Path | None, tuple[str, ...]]:

@@ -19,7 +19,8 @@ class Usual:
     """What a scheduler preset means for a model where a request says no more.
 
     method: equal where all else is that the model's own files say of its drawings beside its
-    weights: its scheduler's configuration, its true_guidance, the sizes that it is made for.
+    weights: its scheduler's configuration, its true_guidance and guided_loras, the
+    sizes that it is made for.
     """
 
     steps: int
@@ -36,6 +37,7 @@ def usual(entry: ModelEntry, name: str) -> Usual:
         "overrides": dict(preset.overrides),
         "config": entry.found.scheduler,
         "true_guidance": entry.true_guidance,
+        "guided_loras": entry.guided_loras,
         "native_pixels": entry.native_pixels,
         "multiple": entry.multiple,
     }

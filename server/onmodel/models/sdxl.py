@@ -148,6 +148,7 @@ class SDXL(LoadedFamily[Parts, Embedding]):
             regional,
             self.regional,
             self.adapter,
+            self.entry.guided_loras,
         )
 
     def _controls(self, pictures: Sequence[Picture]) -> list[Control]:

@@ -61,6 +61,7 @@ class Batch(RegionalBatch[PictureText, Control]):
 
     size: height and width of the pictures. Where regional LoRAs change keys and values, a region's
     tokens see copies of the shot's and of the negative prompt's keys that are its own.
+    guided_loras: as `registry.ModelEntry` has it.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Batch(RegionalBatch[PictureText, Control]):
         settings: RegionalSettings,
         regional: RegionalLayers,
         adapter: IPAdapter | None,
+        guided_loras: bool = False,
     ) -> None:
         super().__init__(pictures, shares, controls, size, settings, regional)
         self.adapter = adapter
         self.guidance = guidance
         self.guided = guidance > 1.0
+        self._guided_loras = guided_loras
         self._assemble()
 
     def _assemble(self) -> None:
@@ -97,7 +100,8 @@ class Batch(RegionalBatch[PictureText, Control]):
                 continue
             for r, cast in enumerate(picture.casts):
                 own[b, r] = bool(cast)
-                negative[b].append(against if cast else against[:0])
+                bound_too = cast and not self._guided_loras
+                negative[b].append(against if bound_too else against[:0])
                 if cast:
                     positive[b][r + 1] = torch.cat([shot, picture.own[r]])
         rows = negative + positive if self.guided else positive
@@ -110,8 +114,10 @@ class Batch(RegionalBatch[PictureText, Control]):
         self.regions: Regions | None = None
         if not everyone:
             # Rows of negative prompts know only the regions that have a copy of theirs.
-            known = [self.shares * own[..., None, None], self.shares]
-            self.regions = Regions(torch.cat(known[-twice:]), segments, torch.cat([own] * twice))
+            copied = own & (not self._guided_loras)
+            known = [self.shares * copied[..., None, None], self.shares]
+            alone = [copied, own]
+            self.regions = Regions(torch.cat(known[-twice:]), segments, torch.cat(alone[-twice:]))
         height, width = self.size
         ids = [height, width, 0, 0, height, width]
         self.time_ids = self.keys.new_tensor([ids]).expand(len(rows), -1)
@@ -138,7 +144,10 @@ class Batch(RegionalBatch[PictureText, Control]):
         """Where the regional LoRAs act: by fields, on whole rows, or in passes that are blended."""
         self.blend = None
         self._plan = None
-        casts = [p.casts for p in self.pictures] * (2 if self.guided else 1)
+        casts = [p.casts for p in self.pictures]
+        if self.guided:
+            nobody: list[list[Cast]] = [[() for _ in row] for row in casts]
+            casts = [*(nobody if self._guided_loras else casts), *casts]
         if not any(any(row) for row in casts):
             return
         if fast:

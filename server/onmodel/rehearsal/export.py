@@ -55,6 +55,7 @@ def export(trainer: Trainer, vae: Any, out: Path) -> int:
         "multiple": 32,
         "steps": 8,
         "guidance": 3.0,
+        "guided_loras": True,
     }
     (out / "onmodel.json").write_text(json.dumps(settings, indent=2) + "\n")
     (out / "model_index.json").write_text(pipeline_index())
