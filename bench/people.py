@@ -8,15 +8,13 @@ have it. Beside it the same frames and seeds with all LoRAs on the whole picture
 in their regions (the LoRAs of `bench.lora_test` share one trigger, so prompts alone cannot tell
 them apart), and the true renders, which say what is possible.
 
-People beyond those with a LoRA are held by words; they count like the others. With one and two
-people frames are drawn with the face pass, with more only where ONMODEL_CAST_PASS is set: each head
-costs about a drawing of its own. Of three and more, half of the frames are drawn with the LoRAs on
-the whole picture.
+People beyond those with a LoRA are held by words; they count like the others. Frames are drawn with
+the face pass, as they are delivered. Of three and more people, half of the frames are drawn with the
+LoRAs on the whole picture.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,11 +30,6 @@ Array = np.ndarray
 
 counts = (2, 3, 4, 5)
 rows = [Row(f"people: {n}, right of accepted frames", 1.0, ">=") for n in counts]
-
-
-def passes(count: int) -> bool:
-    """Whether frames of so many people are drawn with the face pass."""
-    return count <= 2 or bool(os.environ.get("ONMODEL_CAST_PASS"))
 
 
 def run() -> list[Figure]:
@@ -115,13 +108,12 @@ def _people(count: int, company: Company, hand: Draughtsman, eye: Eye) -> list[F
         return [Figure(f"{name}, right of accepted frames", None, "", 1.0, ">=", reason)]
     cells = company.cells(count)
     shown = frames([cell.plan for cell in cells])
-    faces = passes(count)
 
     def drawn(how: How, first: int) -> list[Drawing]:
         pairs = zip(cells[:first], shown[:first], strict=True)
         return hand.draw([hand.request(cell, frame, how) for cell, frame in pairs])
 
-    bound = drawn(How(faces=faces), len(cells))
+    bound = drawn(How(), len(cells))
     whole = drawn(How("whole", faces=False), -(-len(cells) // (1 if count == 2 else 2)))
 
     def counted(pictures: Sequence[Array]) -> Tally:
@@ -134,8 +126,7 @@ def _people(count: int, company: Company, hand: Draughtsman, eye: Eye) -> list[F
 
     by_lora = sum(m.lora is not None for cell in cells for m in cell.members) / len(cells)
     ways = {"": counted([one.pixels for one in bound])}
-    if faces:
-        ways[", before the face pass"] = counted([one.base for one in bound])
+    ways[", before the face pass"] = counted([one.base for one in bound])
     ways[", LoRAs on the whole picture"] = counted([one.pixels for one in whole])
     ways[", true renders"] = tally(
         cells, lambda place, index: eye.true(shown[place], index), eye, calibration.verdict
