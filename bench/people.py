@@ -9,8 +9,8 @@ in their regions (the LoRAs of `bench.lora_test` share one trigger, so prompts a
 them apart), and the true renders, which say what is possible.
 
 People beyond those with a LoRA are held by words; they count like the others. Frames are drawn with
-the face pass, as they are delivered. Of three and more people, half of the frames are drawn with the
-LoRAs on the whole picture.
+the face pass, as they are delivered. Of three and more people, half of the frames are also drawn
+with the LoRAs on the whole picture.
 """
 
 from __future__ import annotations
