@@ -23,7 +23,7 @@ groups = {
         "kill",
         "blenders",
     ],
-    "cast": ["faces", "people", "leak", "seams", "bindings", "retakes", "regions"],
+    "cast": ["faces", "people", "leak", "seams", "bindings", "retakes", "ways", "regions"],
     "rehearsal": ["drawings", "identity", "training"],
 }
 

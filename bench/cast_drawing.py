@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -32,6 +32,9 @@ from addon.render import requests
 from bench import lora_test
 from bench.cast_people import Cell, Member
 from world.frame_plans import Frame, Plan, load, there
+
+if TYPE_CHECKING:
+    from onmodel.generate.regional_settings import RegionalSettings
 
 Array = np.ndarray
 Box = tuple[float, float, float, float]
@@ -192,11 +195,15 @@ class _Witness:
 class Draughtsman:
     """The embedded model with the LoRAs of some people, as the server's artist draws with it."""
 
-    def __init__(self, data: Path, members: Sequence[Member]) -> None:
-        """data: an empty folder that becomes a server's data folder."""
+    def __init__(
+        self, data: Path, members: Sequence[Member], regional: RegionalSettings | None = None
+    ) -> None:
+        """data: an empty folder that becomes a server's data folder. regional: how LoRAs are bound
+        to regions; None: as the server does."""
         import torch
         from onmodel.faces.scores import Scorer
         from onmodel.generate.artist import Artist
+        from onmodel.generate.regional_settings import standard
         from onmodel.models import libraries
         from onmodel.models.registry import Registry
 
@@ -208,7 +215,8 @@ class Draughtsman:
         self.registry = Registry(data, extra=[])
         self.entry = self.registry.find("rehearsal")
         self._witness = _Witness(Scorer(embedded=True))
-        self._artist = Artist(self.registry, scorer=self._witness)
+        self._artist = Artist(self.registry, regional=regional, scorer=self._witness)
+        self._regional = "" if regional is None or regional == standard else f" {regional}"
         self.blobs = Blobs()
 
     def request(self, cell: Cell, frame: Frame, how: How) -> KeyframeRequest:
@@ -282,7 +290,9 @@ class Draughtsman:
             part.replace(path)
 
     def _key(self, request: KeyframeRequest) -> str:
-        return hashlib.sha256(f"{request.key()} {_code()}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{request.key()} {_code()}{self._regional}".encode()).hexdigest()[
+            :32
+        ]
 
 
 @functools.cache
@@ -312,10 +322,12 @@ def _read(path: Path) -> Drawing:
 
 
 @contextlib.contextmanager
-def draughtsman(members: Sequence[Member]) -> Iterator[Draughtsman]:
+def draughtsman(
+    members: Sequence[Member], regional: RegionalSettings | None = None
+) -> Iterator[Draughtsman]:
     """A `Draughtsman` with a data folder for as long as it is used."""
     with tempfile.TemporaryDirectory() as temporary:
-        yield Draughtsman(Path(temporary) / "data", members)
+        yield Draughtsman(Path(temporary) / "data", members, regional)
 
 
 # --- looking at heads ----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What retakes do for the sample film's worst frames, and how many drawings they cost.
 
-Every keyframe of the sample is drawn as the add-on would send it (its two people are held by words,
+Every keyframe of the sample is drawn as the add-on would send it (its two people by their LoRAs,
 with the face pass), then again by the add-on's own rule (`addon.core.retakes`, its default score
 and most takes) until it says enough; of each keyframe the best take is shown. For each character
 its worst frame counts, and of these the mean over the cast: before, with the first takes alone, and
