@@ -16,7 +16,7 @@ from PIL import Image
 
 from bench import drawings, held_out, identity, lora_test
 from bench.held_out import Sample
-from world import identities, looks, people, sets
+from world import identities, looks, lora_training, people, sets
 
 description = {
     "number": 7,
@@ -165,7 +165,7 @@ def test_prompts_of_a_lora_test() -> None:
         "set": "park",
         "look": "animated",
     }
-    assert lora_test.changing(parts) == "smiling, facing, animated, portrait, park"
+    assert lora_training.changing(parts) == "smiling, facing, animated, portrait, park"
     found = lora_test.prompts(parts)
     assert found["with"] == found["without"] == "zanna young woman, smiling, facing"
     assert found["described"] == "young woman, tan skin, long red hair, smiling, facing"
