@@ -27,7 +27,17 @@ from PIL import Image
 
 from addon.core.blob import Blob
 from addon.core.request import Box as RequestBox
-from addon.core.request import Camera, Canvas, FacePass, KeyframeRequest, Lora, Pose, Size, to_data
+from addon.core.request import (
+    Camera,
+    Canvas,
+    FacePass,
+    KeyframeRequest,
+    Lora,
+    Pose,
+    Sampling,
+    Size,
+    to_data,
+)
 from addon.render import requests
 from bench import lora_test
 from bench.cast_people import Cell, Member
@@ -248,6 +258,7 @@ class Draughtsman:
             model=self.entry.name,
             prompt=frame.shot,
             model_hash=self.entry.hash,
+            sampling=requests.effective_sampling(Sampling(), self.entry.info()),
             loras=tuple(whole),
             maps=tuple(requests.MapSetting(kind) for kind in map_kinds),
             face_pass=FacePass(enabled=how.faces),

@@ -57,7 +57,9 @@ def _key() -> str:
     for folder in ("addon/capture", "addon/core", "addon/scene", "addon/render"):
         for path in sorted((root / folder).glob("*.py")):
             found.update(path.read_bytes())
-    found.update(Path(__file__).read_bytes() + Registry().find("rehearsal").hash.encode())
+    model = Registry().find("rehearsal").info()
+    asked_of = json.dumps([model["hash"], model["sampling"]])
+    found.update(Path(__file__).read_bytes() + asked_of.encode())
     return found.hexdigest()[:24]
 
 

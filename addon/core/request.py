@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 request_version = 2
 """Raised when the meaning or the shape of KeyframeRequest changes; `upgraded` reads older ones.
 
-1: the first. 2: with a face pass, and characters held by their references.
+1: the first. 2: with a face pass, characters held by their references, and a method of sampling.
 """
 
 map_kinds = ("pose", "depth", "normal", "lineart")
@@ -175,12 +175,15 @@ class Character:
 class Sampling:
     """How to denoise. preset: a scheduler preset of the server ("default" takes the model's own).
 
-    steps and guidance: None takes the preset's.
+    steps and guidance: None takes the preset's. method: pins what else the model's own settings say
+    of its drawings, as the server tells it (`sampling` of its ModelInfo); None takes what they say
+    now.
     """
 
     preset: str = "default"
     steps: int | None = None
     guidance: float | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)

@@ -259,6 +259,36 @@ def pick_model(info: Mapping[str, Any], name: str) -> dict[str, Any]:
     )
 
 
+def effective_sampling(asked: Sampling, model: Mapping[str, Any]) -> Sampling:
+    """The artist's choice, and where it leaves something to the model what that means there now.
+
+    A request that says it is another one once the model's own settings have changed, so that what
+    was drawn by the former ones is drawn again. model: its ModelInfo. The rule is the server's
+    (`onmodel.api.check.pinned_sampling`).
+    Raises BuildError for a preset that the model lacks, and where the server does not tell.
+    """
+    told = model.get("sampling")
+    if not told:
+        raise BuildError(
+            f"The server does not say how {model['name']} draws: its list of models is of an older "
+            "release.",
+            "Draw again in a moment; if it stays so, update the server to the add-on's release.",
+        )
+    name = str(model["default_preset"]) if asked.preset == "default" else asked.preset
+    if name not in told:
+        raise BuildError(
+            f"The model {model['name']} has no preset {name}.",
+            f"Choose one of: {', '.join(told)} (Onmodel > Film > Sampling).",
+        )
+    usual = told[name]
+    return Sampling(
+        name,
+        int(usual["steps"]) if asked.steps is None else asked.steps,
+        float(usual["guidance"]) if asked.guidance is None else asked.guidance,
+        str(usual["method"]),
+    )
+
+
 def _as_mask(mask: np.ndarray) -> np.ndarray:
     """0 or 255, uint8."""
     return np.where(np.asarray(mask) != 0, np.uint8(255), np.uint8(0))

@@ -308,6 +308,7 @@ class RenderSession:
     def _capture(self, shot: Shot, own: list[Item], model: dict[str, Any]) -> Iterator[None]:
         """Captures a shot, sub-step by sub-step, and hands it to the sender."""
         start = time.perf_counter()
+        settings = sources.shot_settings(shot, self.film, model)
         for item in own:
             item.state = ItemState.capturing
         frames = sorted({i.frame for i in own})
@@ -332,7 +333,6 @@ class RenderSession:
         for item in own:
             item.state = ItemState.sending
             item.timings["capture"] = seconds
-        settings = sources.shot_settings(shot, self.film, model)
         self._network.ship(
             net.Shipment(
                 client_key=uuid.uuid4().hex,

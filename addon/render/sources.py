@@ -21,7 +21,7 @@ from ..scene.cast import CastMember
 from ..scene.errors import SceneError
 from ..scene.film import Film
 from .items import Item, ItemState
-from .requests import Actor, MapSetting, ShotSettings
+from .requests import Actor, MapSetting, ShotSettings, effective_sampling
 
 if TYPE_CHECKING:
     from .settings import TakeSettings
@@ -121,7 +121,10 @@ def actors_of(cast: Sequence[CastMember]) -> list[Actor]:
 
 
 def shot_settings(shot: Shot, film: Film, model: dict[str, Any]) -> ShotSettings:
-    """What is the same for all keyframes of a shot; maps that the model takes only."""
+    """What is the same for all keyframes of a shot; maps that the model takes only.
+
+    Raises BuildError where it cannot be known how the model is to denoise.
+    """
     kinds = model.get("map_kinds", [])
     return ShotSettings(
         film=film.name,
@@ -131,7 +134,7 @@ def shot_settings(shot: Shot, film: Film, model: dict[str, Any]) -> ShotSettings
         model_hash=model.get("hash"),
         prompt=join_words(shot.prompt, film.prompt),
         negative_prompt=join_words(shot.negative_prompt, film.negative_prompt),
-        sampling=film.sampling,
+        sampling=effective_sampling(film.sampling, model),
         loras=tuple(film.loras),
         maps=tuple(
             MapSetting(m.kind, m.weight, m.start, m.end) for m in film.maps if m.kind in kinds

@@ -64,7 +64,7 @@ def read_film(scene: bpy.types.Scene) -> Film:
         sampling=Sampling(
             preset=s.preset.strip() or "default",
             steps=s.steps or None,
-            guidance=s.guidance if s.use_guidance else None,
+            guidance=round(s.guidance, 4) if s.use_guidance else None,
         ),
         native_pixels=s.native_side**2 if s.native_side else None,
         maps=_read_maps(s),

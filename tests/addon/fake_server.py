@@ -65,6 +65,7 @@ class FakeServer:
                     "map_kinds": ["pose", "depth", "normal", "lineart"],
                     "presets": ["default"],
                     "default_preset": "default",
+                    "sampling": {"default": {"steps": 20, "guidance": 4.0, "method": "fake"}},
                     "hash": "0" * 64,
                     "embedded": True,
                 }

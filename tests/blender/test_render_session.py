@@ -93,6 +93,45 @@ def test_what_changed_is_drawn_again_and_the_old_one_kept(make, scene, server):
     assert sorted(p.suffix for p in replaced.iterdir()) == [".json"] * 3 + [".png"] * 3
 
 
+def test_what_the_models_own_settings_change_is_drawn_again(make, scene, server):
+    one = {"place": False, "frames": frozenset({("010", 10)})}
+
+    def checked():
+        session = make(**one, check=True)
+        run(session)
+        return states(session)
+
+    assert run(make(**one)) == "done"
+    (model,) = server.info["models"]
+    usual = model["sampling"]["default"]
+    model["title"] = "Another name"
+    assert checked() == ["kept"]
+    for name, value in (("steps", 24), ("guidance", 4.5), ("method", "another")):
+        before = usual[name]
+        usual[name] = value
+        assert checked() == ["changed"], name
+        usual[name] = before
+    usual["steps"] = 24
+    second = make(**one)
+    assert run(second) == "done" and states(second) == ["done"]
+    (sent,) = server.requests["job2"]["keyframes"]
+    pinned = {"preset": "default", "steps": 24, "guidance": 4.0, "method": "fake"}
+    assert sent["sampling"] == pinned
+    scene.onmodel.steps = 24  # what is drawn counts, and not who chose it
+    usual["steps"] = 30
+    assert checked() == ["kept"]
+    scene.onmodel.steps = 0
+    assert checked() == ["changed"]
+
+
+def test_a_server_that_does_not_say_how_it_draws_is_told_of(make, server):
+    del server.info["models"][0]["sampling"]
+    session = make()
+    assert run(session) == "failed" and not server.jobs
+    assert "does not say how rehearsal draws" in session.message
+    assert "update the server" in session.fix
+
+
 def test_a_damaged_file_is_drawn_again(make, server):
     first = make(place=False)
     run(first)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from onmodel.api import check, schemas
+from onmodel.api.errors import ApiError
 from onmodel.jobs.blobs import BlobStore
 from onmodel.jobs.database import Database
 from onmodel.jobs.folders import DataFolder
@@ -19,6 +20,7 @@ from onmodel.models.errors import ModelError
 from onmodel.models.registry import Registry
 
 from addon.core import request as contract
+from addon.render import requests
 from tests.support import keyframes
 
 own = {"steps": 20, "guidance": 4.0}
@@ -106,6 +108,21 @@ def test_what_is_drawn_counts_and_not_who_chose_it(room: Room) -> None:
     assert room.submit(steps=19) == "queued"
     room.write("onmodel.json", own | {"steps": 19})
     assert room.submit(steps=20) == "done"
+
+
+def test_a_request_may_be_pinned_to_the_models_settings(room: Room) -> None:
+    """As the add-on does it, which compares what it has drawn by the whole request."""
+    (model,) = (m.info() for m in room.registry.models())
+    whole = requests.effective_sampling(contract.Sampling(), model)
+    assert room.submit(**contract.to_data(whole)) == "done", "the same drawing as left to it"
+    room.write("scheduler/scheduler_config.json", scheduler | {"beta_end": 0.02})
+    with pytest.raises(ApiError, match="are not those the request is pinned to") as raised:
+        room.submit(**contract.to_data(whole))
+    assert raised.value.body["error"]["code"] == "model_changed"
+    (model,) = (m.info() for m in room.registry.models())
+    now = requests.effective_sampling(contract.Sampling(), model)
+    assert now.method != whole.method
+    assert room.submit(**contract.to_data(now)) == "queued"
 
 
 def test_it_is_drawn_as_it_was_sent(room: Room) -> None:

@@ -165,6 +165,13 @@ def pinned_sampling(
         raise ApiError(503, "not_ready", message, "Try again in a moment.")
     name = model["default_preset"] if asked.preset == "default" else asked.preset
     usual = model["sampling"][name]
+    if asked.method not in (None, usual["method"]):
+        raise ApiError(
+            409,
+            "model_changed",
+            f"{where}: the settings of “{model['name']}” are not those the request is pinned to.",
+            "Put its former settings back, or draw again to use the present ones.",
+        )
     return {
         "preset": name,
         "steps": usual["steps"] if asked.steps is None else asked.steps,

@@ -192,11 +192,12 @@ class Character(Model):
 
 
 class Sampling(Model):
-    """How to denoise; None takes the preset's."""
+    """How to denoise; None takes the preset's, for method the model's present one."""
 
     preset: Name = "default"
     steps: int | None = Field(default=None, ge=1, le=200)
     guidance: float | None = Field(default=None, ge=0, le=50)
+    method: Name | None = None
 
 
 class FacePass(Model):
