@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import tomllib
 import types
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from onmodel.api import schemas
+from onmodel.api import check, schemas
 from onmodel.api.app import create_app
+from onmodel.api.errors import ApiError
 from onmodel.api.state import ServerState
 from onmodel.generate import references
 from onmodel.jobs.blobs import BlobStore
@@ -25,6 +27,7 @@ from pydantic_core import PydanticUndefined
 
 from addon.core import client, holding
 from addon.core import request as contract
+from tests.support import keyframes
 from tests.support.fake_artist import FakeArtist
 
 root = Path(__file__).resolve().parents[1]
@@ -101,6 +104,43 @@ def test_what_holds_a_character_is_told_as_the_server_does_it() -> None:
                 told = holding.held(loras, count, weight, adapters, "rehearsal")
                 by_portraits = references.weight_of(character) > 0
                 assert (told.by in ("portraits", "both")) == by_portraits, character
+
+
+def test_a_hold_is_refused_at_submit_where_the_artist_is_told_so(tmp_path: Path) -> None:
+    blobs = BlobStore(tmp_path / "blobs")
+    images = [blobs.put(b.data) for b in (keyframes.depth, keyframes.mask, keyframes.png(3))]
+    chosen = ["rehearsal"]
+    cases: list[list[holding.IpAdapter]] = [
+        [],
+        [holding.IpAdapter("old", fits=["sdxl"], chosen=["sdxl"])],
+        [holding.IpAdapter("bad", problem="It cannot be read.")],
+        [holding.IpAdapter("faceid", problem="It needs InsightFace.", fits=chosen, chosen=chosen)],
+        [holding.IpAdapter("bad", problem="No."), holding.IpAdapter("plus", chosen=chosen)],
+    ]
+    refusals = set()
+    for adapters in cases:
+        told = {
+            "models": FakeArtist().models(),
+            "ip_adapters": [dataclasses.asdict(a) for a in adapters],
+        }
+        for weight, count, lora in itertools.product((None, 0.0, 0.4), (0, 1), (0.0, 1.0)):
+            loras = [contract.Lora("ana", lora)]
+            ana = contract.Character("Ana", "woman", keyframes.mask.hash, loras=loras)
+            ana = dataclasses.replace(ana, references=images[2:] * count, reference_weight=weight)
+            asked = contract.to_data(keyframes.job(keyframes.keyframe(characters=[ana])))
+            job = schemas.JobRequest.model_validate(asked)
+            refused = False
+            try:
+                check.new_job(job, told, blobs)
+            except ApiError as error:
+                refused, words = True, error.body["error"]
+                refusals.add(words["message"])
+                assert words["code"] == "no_ip_adapter" and "“Ana”" in words["message"]
+            found = holding.held(loras, count, weight, adapters, "rehearsal")
+            assert refused == found.refused, (adapters, weight, count, lora)
+            # What an older worker left word of says nothing of adapters.
+            check.new_job(job, {"models": told["models"]}, blobs)
+    assert len(refusals) == 4 and all(words.endswith(".") for words in refusals)
 
 
 def full_request() -> contract.KeyframeRequest:

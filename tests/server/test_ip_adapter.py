@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onmodel.api import schemas
+from onmodel.api import check, schemas
 from onmodel.faces.face_pass import head_picture
 from onmodel.faces.keyframe import Draft
 from onmodel.generate import references, regional_settings
@@ -288,7 +288,9 @@ def test_what_cannot_be_used_is_a_sentence(data, blobs, tmp_path, case, sentence
         draw(artist, blobs, with_portraits(blobs, 1, 0, weight=0.5))
     assert sentence in f"{caught.value.message} {caught.value.fix}"
     assert caught.value.task_ids == ("0",)
-    if case not in ("layers", "damaged"):
+    at_submit = check.why_unheld(artist.ip_adapters(), "tiny")
+    assert bool(at_submit) == (case not in ("layers", "damaged"))  # seen only when it is loaded
+    if at_submit:
         drawn = draw(artist, blobs, with_portraits(blobs, 1, 0))["0"]
         assert sentence in drawn.record["references"][0]["reason"]
 
@@ -301,6 +303,7 @@ def test_the_environment_names_another(data, artist, monkeypatch):
     monkeypatch.setenv("ONMODEL_IP_ADAPTER", "gone")
     with pytest.raises(ModelError, match="no IP-Adapter “gone”"):
         artist.registry.find_adapter(entry)
+    assert "ONMODEL_IP_ADAPTER names" in check.why_unheld(artist.ip_adapters(), "tiny")
 
 
 def test_the_server_says_which_adapters_it_has_and_whom_they_hold(data, tmp_path, monkeypatch):

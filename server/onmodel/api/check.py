@@ -18,7 +18,8 @@ from onmodel.jobs.queue import NewJob, NewKeyframe
 
 
 def new_job(job: schemas.JobRequest, told: dict[str, Any], blobs: BlobStore) -> NewJob:
-    """The job as the queue takes it. told: what the worker said it has (models, loras).
+    """The job as the queue takes it. told: what the worker said it has (models, loras,
+    ip_adapters).
 
     Raises ApiError 422 or 409 with a sentence.
     """
@@ -29,6 +30,7 @@ def new_job(job: schemas.JobRequest, told: dict[str, Any], blobs: BlobStore) -> 
     for keyframe in job.keyframes:
         where = f"Shot {keyframe.shot}, frame {keyframe.frame}"
         model = check_model(keyframe, models, where)
+        check_holds(keyframe, model["name"], told.get("ip_adapters"), where)
         check_images(keyframe, blobs, where)
         keyframes.append(pin(keyframe, model, loras, where))
     data = job.model_dump(mode="json")
@@ -95,6 +97,49 @@ def check_model(
             f"Choose one of: {', '.join(model['presets'])}.",
         )
     return model
+
+
+def check_holds(
+    keyframe: schemas.KeyframeRequest,
+    model: str,
+    adapters: list[dict[str, Any]] | None,
+    where: str,
+) -> None:
+    """Characters that ask for a weight to be held by their portraits can be.
+
+    Those that leave it to the server are drawn without where they cannot, and portraits of weight 0
+    are for scores. adapters: None where the worker's word is of an older version and has none.
+    """
+    why = "" if adapters is None else why_unheld(adapters, model)
+    asking = [c.name for c in keyframe.characters if c.references and c.reference_weight]
+    if why and asking:
+        raise ApiError(
+            422,
+            "no_ip_adapter",
+            f"{where}: the portraits of “{asking[0]}” cannot hold it: {why}.",
+            "Switch its Hold off to draw (Cast > Portraits), or put an IP-Adapter that fits the "
+            "model into the ip-adapter folder of Onmodel's data on the server (docs/models.md).",
+        )
+
+
+def why_unheld(adapters: list[dict[str, Any]], model: str) -> str:
+    """Why no character of a model's drawings can be held by its portraits, "" where they can.
+
+    adapters: the artist's `ip_adapters`. The rule is `onmodel.models.ip_adapter_file.choose`.
+    """
+    taken = next((a for a in adapters if model in a["chosen"]), None)
+    if taken is not None:
+        return _unusable(taken) if taken["problem"] else ""
+    if any(model in a["fits"] for a in adapters):
+        return "the one that ONMODEL_IP_ADAPTER names on the server is not there or does not fit"
+    broken = next((a for a in adapters if a["problem"]), None)
+    if broken is not None:
+        return _unusable(broken)
+    return f"no IP-Adapter here fits “{model}”" if adapters else "there is no IP-Adapter here"
+
+
+def _unusable(adapter: dict[str, Any]) -> str:
+    return f"the IP-Adapter “{adapter['name']}” cannot be used. {adapter['problem'].rstrip('.')}"
 
 
 def expected_images(keyframe: schemas.KeyframeRequest) -> Iterator[tuple[str, str]]:
