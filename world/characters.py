@@ -57,6 +57,7 @@ train_mix = {
 }
 """Shares of the framings in a training set: faces first."""
 test_mix = {"portrait": 12, "medium shot": 4, "three-quarter shot": 4, "full body shot": 4}
+behind_framings = ("medium shot", "three-quarter shot", "portrait")
 reference_set = "studio"
 reference_light = 4
 _train_sets = tuple(name for name in sets.names if name != reference_set)
@@ -79,7 +80,13 @@ def spread(mix: dict[str, int], count: int) -> list[str]:
 
 
 def _made(
-    studio: Studio, who: people.Identity, look: str, framing: str, purpose: str, index: int
+    studio: Studio,
+    who: people.Identity,
+    look: str,
+    framing: str,
+    purpose: str,
+    index: int,
+    behind: bool = False,
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """One picture with its maps and description, as `world.samples` has them."""
     for attempt in range(_attempts):
@@ -91,13 +98,14 @@ def _made(
             set_name, lights = reference_set, (reference_light,)
             actor = _reference(rng, who, look, _reference_turns[index % len(_reference_turns)])
         else:
-            turn = facing(rng, 30 if framing in close_framings else 40, away=0.0)
+            spread = 30 if framing in close_framings else 40
+            turn = float(rng.uniform(140, 220)) if behind else facing(rng, spread, away=0.0)
             actor = act(rng, who, look, turn, np.zeros(3))
         lens = frame(rng, [actor], framing, size)
         words = samples.Words(index, framing, set_name, look)
         made = samples.shoot(rng, studio, [actor], lens, words, lights)
-        # A head turned right away shows nobody: a curated set has no such picture.
-        if made is not None and abs(made[1]["people"][0]["yaw"]) < 100:
+        # A head turned right away shows no face: a curated set has such pictures where it means to.
+        if made is not None and (abs(made[1]["people"][0]["yaw"]) >= 100) == behind:
             return made
     raise RuntimeError(f"No fit {framing} of identity {who.seed} in {_attempts} attempts.")
 
@@ -166,12 +174,17 @@ def make(
     count: int,
     tests: dict[str, int],
     checks: int = 0,
+    behind: int = 0,
 ) -> None:
-    """Write a character's folders, see the module's head. tests: framing to number."""
+    """Write a character's folders, see the module's head. tests: framing to number. behind: so many
+    more training pictures, from behind."""
     for name in ("train", "references", "test", "checks"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    for number, framing in enumerate(spread(train_mix, count), 1):
-        arrays, description = _made(studio, who, look, framing, "train", number)
+    shown = spread(train_mix, count)
+    backs = [behind_framings[i % len(behind_framings)] for i in range(behind)]
+    for number, framing in enumerate([*shown, *backs], 1):
+        turned = number > len(shown)
+        arrays, description = _made(studio, who, look, framing, "train", number, turned)
         said = _said(description)
         stem = out / "train" / f"{number:04d}"
         _save(stem.with_suffix(".png"), arrays["rgb"])
@@ -206,7 +219,7 @@ def make(
         "noun": people.noun(who),
         "traits": people.description(who),
         "look": look,
-        "train": count,
+        "train": count + behind,
         "checks": checks,
         "test": tests,
     }
@@ -244,11 +257,15 @@ def main(argv: list[str]) -> int:
         help="test pictures of a framing, may be repeated; default: "
         + ", ".join(f"{name}={times}" for name, times in test_mix.items()),
     )
+    parser.add_argument(
+        "--behind", type=int, default=0, help="further training pictures, from behind [0]"
+    )
     parser.add_argument("--checks", type=int, default=6, help="shots to draw while training")
     options = parser.parse_args(argv)
     tests = dict(options.test) if options.test else test_mix
     who = cast[options.storyboard] if options.storyboard else people.resident(options.identity)
-    make(options.out, Studio(), who, options.look, options.count, tests, options.checks)
+    sizes = (options.count, tests, options.checks, options.behind)
+    make(options.out, Studio(), who, options.look, *sizes)
     log.info("%s: %s", options.out, people.description(who))
     return 0
 
