@@ -162,8 +162,9 @@ def test_a_character_has_folders_a_trainer_reads(studio, tmp_path):
 
     from world import characters, people
 
-    characters.make(tmp_path, studio, people.resident(4102), "realistic", 2, {"portrait": 1})
-    for stem in ("0001", "0002"):
+    who, tests = people.resident(4102), {"portrait": 1}
+    characters.make(tmp_path, studio, who, "realistic", 2, tests, behind=1)
+    for stem in ("0001", "0002", "0003"):
         picture = Image.open(tmp_path / "train" / f"{stem}.png")
         mask = np.asarray(Image.open(tmp_path / "train" / f"{stem}.mask.png"))
         said = json.loads((tmp_path / "train" / f"{stem}.json").read_text())
@@ -171,6 +172,7 @@ def test_a_character_has_folders_a_trainer_reads(studio, tmp_path):
         assert picture.size == characters.size and set(np.unique(mask)) == {0, 255}
         assert caption == ", ".join(said["parts"].values()) and caption.endswith("realistic")
         assert said["parts"]["set"] != characters.reference_set
+        assert (said["parts"]["view"] == "from behind") == (stem == "0003")
     assert len(list((tmp_path / "references").glob("*.png"))) == 3
     names = ("picture", "pose", "depth", "normal", "mask")
     maps = {n: np.asarray(Image.open(tmp_path / "test" / "0001" / f"{n}.png")) for n in names}
