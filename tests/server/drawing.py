@@ -107,7 +107,7 @@ def make_request(blobs: Blobs, **changes) -> dict:
         "prompt": "a man in the street",
         "negative_prompt": "",
         "model_hash": None,
-        "sampling": {"preset": "default", "steps": 3, "guidance": None},
+        "sampling": {"preset": "default", "steps": 3, "guidance": None, "method": None},
         "loras": [],
         "maps": [control("pose", pose), control("depth", depth)],
         "characters": [
