@@ -136,7 +136,11 @@ def _people(count: int, company: Company, hand: Draughtsman, eye: Eye) -> list[F
     for title, found in ways.items():
         bar = 1.0 if not title else None
         words = "; ".join(w for w in (found.words(), "" if title else held) if w)
-        title = f"{name}, right of accepted frames{title}"
+        way, title = title, f"{name}, right of accepted frames{title}"
+        if not found.accepted and way:
+            # What stands beside the barred figure may well have nothing to show.
+            figures.append(Figure(f"{name}, accepted frames{way}", 0.0, note=words))
+            continue
         if not found.accepted:
             figures.append(Figure(title, None, "", bar, ">=", f"none is accepted; {words}"))
             continue
