@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from onmodel.identity import augment, evaluate, interface, pack, train
+from onmodel.identity import augment, cuts, evaluate, interface, pack, train
 from onmodel.identity.net import FaceNet, input_size
 from onmodel.identity.pack import Head
 from PIL import Image
@@ -32,9 +32,9 @@ def test_the_net_sees_the_same_cut_in_training_and_in_use():
     picture = np.asarray(small.resize((200, 200), Image.Resampling.BICUBIC))
     head = (60.0, 50.0, 130.0, 140.0)
     stored = interface.cut(picture, interface.square(head, pack.stored_margin), pack.stored_size)
-    trained = train.network_input(stored[None])
+    trained = cuts.network_input(stored[None])
     used = interface.cut(picture, interface.square(head, pack.input_margin), input_size)
-    apart = (trained - train.to_tensor(used[None])).abs()
+    apart = (trained - cuts.to_tensor(used[None])).abs()
     assert float(apart.mean()) < 0.02
 
 

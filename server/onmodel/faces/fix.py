@@ -23,8 +23,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from onmodel.faces import detect, face_pass
 from onmodel.faces.detect import Finder, FoundHead, Parser
-from onmodel.faces.fix_cli import Person
 from onmodel.faces.keyframe import plan_keyframe
+from onmodel.faces.person import Person
 from onmodel.faces.record import HeadScorer, HeadScores, heads_record
 from onmodel.faces.scores import Scorer
 from onmodel.faces.settings import settings_of

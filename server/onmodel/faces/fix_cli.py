@@ -8,21 +8,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-
-@dataclass
-class Person:
-    """A character as the command line gives it. loras: (name, weight)."""
-
-    name: str
-    noun: str = "person"
-    trigger: str = ""
-    prompt: str = ""
-    loras: list[tuple[str, float]] = field(default_factory=list)
-    references: list[Path] = field(default_factory=list)
+from onmodel.faces.person import Person
 
 
 class _NewPerson(argparse.Action):

@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from onmodel.identity import augment, evaluate, pack, rehearsal, strangers
+from onmodel.identity import evaluate, pack, rehearsal, strangers
 from onmodel.identity.calibrate import calibrate
-from onmodel.identity.net import input_size
-from onmodel.identity.train import network_input
+from onmodel.identity.cuts import as_drawn, network_input, to_pictures
 
 Array = np.ndarray
 log = logging.getLogger(__name__)
@@ -32,23 +31,6 @@ def held_out_heads(folder: Path, names: list[str]) -> tuple[list[pack.Head], Arr
     if not heads:
         raise FileNotFoundError(f"The packs {', '.join(names)} show no held-out people.")
     return heads, np.stack(cuts)
-
-
-def as_drawn(cuts: Array, seed: int = 7) -> Array:
-    """(N, 64, 64, 3) uint8: what the net would see of a small model's drawings of these cuts."""
-    rng = torch.Generator().manual_seed(seed)
-    zoom = pack.input_margin / pack.stored_margin
-    parts = []
-    for part in torch.from_numpy(np.array(cuts)).split(64):
-        x = part.permute(0, 3, 1, 2).float() / 127.5 - 1
-        parts.append(augment.spoil(augment.place(x, input_size, zoom, rng), rng))
-    return to_pictures(torch.cat(parts))
-
-
-def to_pictures(x: torch.Tensor) -> Array:
-    """(N, 3, H, W) in -1..1 to (N, H, W, 3) uint8."""
-    out: Array = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return out
 
 
 def export(folder: Path, names: list[str]) -> list[dict[str, object]]:

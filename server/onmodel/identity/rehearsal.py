@@ -86,7 +86,7 @@ class RehearsalFaces:
         """
         import numpy as np
 
-        from onmodel.identity.export import as_drawn
+        from onmodel.identity.cuts import as_drawn
         from onmodel.identity.pack import stored_margin, stored_size
 
         patch = cut(image, square(head, stored_margin), stored_size)

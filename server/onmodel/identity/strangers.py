@@ -56,8 +56,7 @@ def shipped(fingerprint: str, file: Path = path) -> Array:
 def make(folder: Path, names: list[str], file: Path = path) -> int:
     """Write the strangers' file from packs of heads; returns how many embeddings it holds."""
     from onmodel.identity import pack
-    from onmodel.identity.export import as_drawn, to_pictures
-    from onmodel.identity.train import network_input
+    from onmodel.identity.cuts import as_drawn, network_input, to_pictures
 
     rng = np.random.default_rng(0)
     cuts: list[Array] = []

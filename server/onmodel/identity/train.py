@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from onmodel.identity import augment, pack
+from onmodel.identity.cuts import to_tensor
 from onmodel.identity.net import FaceNet, embedding_size, input_size
 from onmodel.rehearsal.muon import Muon
 from onmodel.rehearsal.stop import stoppable
@@ -84,16 +85,6 @@ class Faces:
         order = np.argsort(self.person, kind="stable")
         count = np.bincount(self.person, minlength=len(self.people))
         self._by_person = (order, np.concatenate([[0], np.cumsum(count)[:-1]]), count)
-
-
-def to_tensor(cuts: np.ndarray) -> torch.Tensor:
-    """(N, S, S, 3) uint8 to (N, 3, S, S) float32 in -1..1."""
-    return torch.from_numpy(np.array(cuts)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def network_input(cuts: np.ndarray) -> torch.Tensor:
-    """Stored cuts to what the net sees of them: (N, 3, 64, 64)."""
-    return augment.place(to_tensor(cuts), input_size, pack.input_margin / pack.stored_margin, None)
 
 
 def training_faces(folder: Path, names: list[str], least: int = 3) -> Faces:

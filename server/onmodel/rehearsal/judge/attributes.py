@@ -244,7 +244,7 @@ def _rule_of(kind: str) -> str:
 
 def _gather(data: Pack, places: Array, seed: int | None) -> list[Found]:
     """All there is to judge in these samples; with a seed, of pictures made to look drawn."""
-    from onmodel.rehearsal.judge.train import as_if_drawn
+    from onmodel.rehearsal.judge.spoil import as_if_drawn
 
     found: list[Found] = []
     rng = torch.Generator().manual_seed(seed or 0)

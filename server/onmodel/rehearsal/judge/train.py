@@ -21,9 +21,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from onmodel.identity.augment import coarse_blocks
 from onmodel.rehearsal.judge import attributes, pack
 from onmodel.rehearsal.judge.net import PartNet, parts, tensor, weights_file
+from onmodel.rehearsal.judge.spoil import as_if_drawn
 from onmodel.rehearsal.muon import Muon
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,6 @@ batch, rate, average_decay = 8, 3e-3, 0.99
 small_share = 0.55
 """Part of the time that is spent on pictures of half the size, twice as many a step: what is where
 is learnt there, for half the price."""
-
-
-def _between(n: int, low: float, high: float, rng: torch.Generator) -> torch.Tensor:
-    return (torch.rand(n, generator=rng) * (high - low) + low)[:, None, None, None]
 
 
 def move(
@@ -55,35 +51,6 @@ def move(
     places = labels[:, None].float()
     kept = F.grid_sample(places, grid, "nearest", padding_mode="border", align_corners=False)
     return moved, kept[:, 0].long()
-
-
-def as_if_drawn(x: torch.Tensor, rng: torch.Generator, tint: float = 0.08) -> torch.Tensor:
-    """(N, 3, S, S) in -1..1, off in colour and light, soft, blotchy, blocky; some stay sharp.
-
-    tint: how much colours and light change.
-    """
-    n, size = len(x), x.shape[-1]
-    y = (x + 1) / 2
-    y = y.clamp(0, 1) ** torch.exp(torch.randn(n, generator=rng) * 2 * tint)[:, None, None, None]
-    y = y * torch.exp(torch.randn(n, 3, generator=rng) * tint)[:, :, None, None]
-    grey = y.mean(1, keepdim=True)
-    y = grey + (y - grey) * _between(n, 1 - 3 * tint, 1 + 2.5 * tint, rng)
-    x = y * 2 - 1
-    out = torch.empty_like(x)
-    # One softness a group: a resize of each by itself would cost too much.
-    for group in torch.randperm(n, generator=rng).chunk(4):
-        one = x[group]
-        if torch.rand((), generator=rng) < 0.75:
-            small = round(math.exp(float(_between(1, math.log(32), math.log(size), rng))))
-            one = F.interpolate(one, size=(small, small), mode="area")
-            one = F.interpolate(one, size=(size, size), mode="bilinear", align_corners=False)
-        out[group] = one
-    for cells, strength in ((8, 0.12), (32, 0.12), (size, 0.08)):
-        grain = torch.randn(n, 3, cells, cells, generator=rng) * _between(n, 0, strength, rng)
-        out += grain if cells == size else F.interpolate(grain, size=(size, size), mode="nearest")
-    if torch.rand((), generator=rng) < 0.5:
-        out = coarse_blocks(out, _between(n, 0.05, 0.5, rng).flatten())
-    return out.clamp(-1, 1)
 
 
 def optimizers(net: PartNet) -> tuple[Muon, torch.optim.AdamW]:
