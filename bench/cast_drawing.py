@@ -301,9 +301,8 @@ class Draughtsman:
             part.replace(path)
 
     def _key(self, request: KeyframeRequest) -> str:
-        return hashlib.sha256(f"{request.key()} {_code()}{self._regional}".encode()).hexdigest()[
-            :32
-        ]
+        told = f"{request.key()} {_code()}{self._regional}"
+        return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from torch import nn
 
 from onmodel.rehearsal.judge.net import Array, parts, tensor
 from onmodel.rehearsal.judge.pack import Pack
+from onmodel.rehearsal.judge.spoil import as_if_drawn
 
 log = logging.getLogger(__name__)
 
@@ -244,8 +245,6 @@ def _rule_of(kind: str) -> str:
 
 def _gather(data: Pack, places: Array, seed: int | None) -> list[Found]:
     """All there is to judge in these samples; with a seed, of pictures made to look drawn."""
-    from onmodel.rehearsal.judge.spoil import as_if_drawn
-
     found: list[Found] = []
     rng = torch.Generator().manual_seed(seed or 0)
     for group in np.array_split(places, max(1, len(places) // 16)):
