@@ -75,6 +75,18 @@ def test_embedded_model_and_own_settings(data, tmp_path):
     assert found.title == "Rehearsal" and found.map_kinds == ("pose", "depth")
 
 
+def test_guided_loras_is_yes_or_no(data, tmp_path):
+    embedded = tmp_path / "weights"
+    shutil.copytree(data / "models" / "tiny", embedded)
+    for said in (True, False):
+        (embedded / "onmodel.json").write_text(json.dumps({"guided_loras": said}))
+        registry = Registry(tmp_path / "empty", extra=[], embedded=embedded)
+        assert registry.find("rehearsal").guided_loras is said
+    (embedded / "onmodel.json").write_text(json.dumps({"guided_loras": "false"}))
+    with pytest.raises(ModelError):
+        Registry(tmp_path / "empty", extra=[], embedded=embedded).find("rehearsal")
+
+
 def test_hub_cache_and_equal_names(data, tmp_path):
     cache = tmp_path / "hub" / "models--org--nice" / "snapshots" / "abc"
     shutil.copytree(data / "models" / "tiny", cache)

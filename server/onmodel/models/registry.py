@@ -329,6 +329,8 @@ def _own_settings(path: Path) -> dict[str, Any]:
     data = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
         raise ModelError(f"{file} must hold a JSON object.")
+    if not isinstance(data.get("guided_loras", False), bool):
+        raise ModelError(f"guided_loras in {file} must be true or false.")
     return data
 
 
